@@ -1,0 +1,24 @@
+from glob import glob
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mbrl_bringup",
+    version="0.1.0",
+    description="How it is put together: launch files, configuration, RViz, and the mbrl command.",
+    license="Apache-2.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/mbrl_bringup"]),
+        ("share/mbrl_bringup", ["package.xml"]),
+        ("share/mbrl_bringup/launch", glob("launch/*")),
+        ("share/mbrl_bringup/config", glob("config/*")),
+        ("share/mbrl_bringup/rviz", glob("rviz/*")),
+    ],
+    install_requires=["setuptools"],
+    entry_points={
+        "console_scripts": [
+            "mbrl = mbrl_bringup.cli:main",
+        ],
+    },
+)

@@ -1,0 +1,120 @@
+"""The replay buffer: what a robot did, ready to be sampled as slices that never cross an episode."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl_dynamics.spec import Spec
+from mbrl_dynamics.transition import Transition
+from mbrl_dynamics.types import Trajectory
+
+
+class ReplayBuffer:
+    """Grows without limit in main memory; one row a State.
+
+    A row is a State; a *step* is a pair of neighbouring rows that follow each other without a gap.
+    Held-out episodes are chosen once, by their position, so that a held-out step never turns into a
+    training step later.
+    """
+
+    def __init__(self, spec: Spec, capacity: int = 1024) -> None:
+        self.spec = spec
+        self._rows = 0
+        self._last: Transition | None = None
+        self._steps: list[int] = []  # rows that end a step
+        self._runs: list[int] = []  # for each row: where its unbroken run of rows begins
+        self._obs: NDArray[np.float32] = np.zeros((capacity, spec.observation_dim), np.float32)
+        self._action: NDArray[np.float32] = np.zeros((capacity, spec.inner_action_dim), np.float32)
+        self._reward: NDArray[np.float32] = np.zeros(capacity, np.float32)
+        self._terminated: NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        self._images: dict[str, list[NDArray[np.uint8]]] = {camera.name: [] for camera in spec.cameras}
+        self.episodes = 0  # unbroken runs of States seen so far
+        self.gaps = 0  # States that neither began an episode nor followed the one before
+
+    def __len__(self) -> int:
+        """Number of steps (transitions) that can be learned from."""
+        return len(self._steps)
+
+    def add(self, transition: Transition) -> bool:
+        """Append a State.
+
+        Returns:
+            Whether it completed a step, that is, whether it follows the State added before.
+
+        Raises:
+            ValueError: it does not fit the spec (see `Transition.fault`).
+        """
+        fault = transition.fault(self.spec)
+        if fault:
+            raise ValueError(fault)
+        if self._last is not None and transition.key == self._last.key:
+            return False  # a repeated State
+        joined = transition.follows(self._last)
+        self.episodes += transition.first
+        self.gaps += not joined and not transition.first
+        row = self._rows
+        self._grow(row + 1)
+        self._obs[row] = transition.observation
+        if joined:
+            self._action[row] = self.spec.scale_action(transition.action)
+            self._reward[row] = transition.reward
+            self._terminated[row] = transition.terminated
+            self._steps.append(row)
+        for name, image in transition.images.items():
+            self._images[name].append(image)
+        self._runs.append(self._runs[-1] if joined else row)
+        self._last = transition
+        self._rows += 1
+        return joined
+
+    def sample(self, batch: int, length: int = 1, *, generator: torch.Generator | None = None) -> Trajectory:
+        """Draw slices of `length` steps, uniformly over the steps that end them.
+
+        Slices that would reach back beyond the beginning of their episode are padded in front with
+        copies of its first State, and masked by `valid`.
+
+        Raises:
+            ValueError: there is nothing to sample.
+        """
+        if not self._steps:
+            raise ValueError("the replay buffer holds no steps yet")
+        return self.slices(torch.randint(len(self._steps), (batch,), generator=generator).numpy(), length)
+
+    def slices(self, steps: NDArray[np.int64], length: int = 1) -> Trajectory:
+        """The slices of `length` steps that end with the given steps (0 .. len(self)-1)."""
+        ends = np.asarray(self._steps)[steps]
+        begins = np.asarray(self._runs)[ends]
+        rows = ends[:, None] + np.arange(-length, 1)  # [B, T+1]
+        valid = rows[:, 1:] > begins[:, None]
+        rows = np.maximum(rows, begins[:, None])
+        done = rows[:, 1:]
+        obs = {"vector": _tensor(self._obs[rows])}
+        for name, images in self._images.items():
+            obs[name] = _tensor(np.stack([images[row] for row in rows.flat]).reshape(*rows.shape, *images[0].shape))
+        return Trajectory(
+            obs=obs,
+            action=_tensor(self._action[done]),
+            reward=_tensor(self._reward[done]),
+            terminated=_tensor(self._terminated[done] & valid),
+            first=_tensor(rows[:, :-1] == begins[:, None]),
+            valid=_tensor(valid),
+            extras={"index": _tensor(np.searchsorted(self._steps, done))},
+        )
+
+    def all(self) -> Trajectory:
+        """Every step, as slices of length one."""
+        return self.slices(np.arange(len(self._steps)))
+
+    def _grow(self, rows: int) -> None:
+        capacity = len(self._obs)
+        if rows > capacity:
+            for name in ("_obs", "_action", "_reward", "_terminated"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

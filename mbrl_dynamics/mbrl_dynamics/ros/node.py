@@ -1,0 +1,148 @@
+"""What every node of the suite shares: QoS, guarded callbacks, signals, a clean end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+
+from mbrl_dynamics.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+STREAM_QOS = QoSProfile(  # `state` and `action`: nothing may be lost, a burst must fit
+    history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE
+)
+LATCHED_QOS = QoSProfile(  # spec, status, model updates: late joiners get the newest
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+class BaseNode(Node):
+    """A node whose callbacks cannot end the executor, and whose watchdogs use the steady clock.
+
+    A subclass overrides `on_fault` (make the node safe after an exception) and `on_stop` (safe action,
+    flush, checkpoint; within 5 s), and wraps each callback in `self.guarded`.
+    """
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        kwargs.setdefault("automatically_declare_parameters_from_overrides", True)
+        super().__init__(name, **kwargs)
+        self.steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.faults = 0  # exceptions caught in callbacks since the start
+        self._stop = threading.Event()
+
+    def guarded(self, callback: Callable[P, R]) -> Callable[P, R | None]:
+        """Wrap a callback: an exception is logged with its traceback, counted, and made safe."""
+
+        @wraps(callback)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            try:
+                return callback(*args, **kwargs)
+            except Exception as error:  # in rclpy an escaped exception ends the executor
+                self.fault(error)
+                return None
+
+        return wrapper
+
+    def fault(self, error: Exception) -> None:
+        """Log and count an exception, and call `on_fault`."""
+        self.faults += 1
+        text = "".join(traceback.format_exception(error))
+        self.get_logger().error(f"fault {self.faults}: {error}\n{text}", throttle_duration_sec=1.0)
+        try:
+            self.on_fault(error)
+        except Exception:
+            self.get_logger().error(f"while making the node safe:\n{traceback.format_exc()}")
+
+    def steady_timer(self, period: float, callback: Callable[[], Any]) -> Any:
+        """A guarded timer [s] on the steady clock: unlike ROS time it neither pauses nor jumps."""
+        return self.create_timer(period, self.guarded(callback), clock=self.steady_clock)
+
+    def on_fault(self, error: Exception) -> None:
+        """Leave the node in a safe state after an exception in a callback."""
+
+    def on_stop(self) -> None:
+        """Safe action, flush, checkpoint. Called once, while publishing still works."""
+
+    def request_stop(self) -> None:
+        """End `run` soon."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the node was asked to end."""
+        return self._stop.is_set()
+
+
+def drain(subscription: Any, newest: Any) -> list[Any]:
+    """All messages that wait in a subscription, oldest first, beginning with the one just delivered.
+
+    A callback gets one message at a time; a controller wants the newest of a burst.
+    """
+    messages = [newest]
+    while True:
+        with subscription.handle:
+            item = subscription.handle.take_message(subscription.msg_type, False)
+        if item is None:
+            return messages
+        messages.append(item[0])
+
+
+def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
+    """Run a node until SIGINT or SIGTERM; the whole `main` of a node.
+
+    rclpy's own signal handlers invalidate the context, so that a last safe command could no longer be
+    published: these only set a flag. launch signals twice, so the second one changes nothing.
+
+    Returns:
+        The exit code: 0 after a clean end, 2 after a mistake of the user.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node: BaseNode | None = None
+    try:
+        node = factory()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while not stop.is_set() and not node.stopping:
+            executor.spin_once(timeout_sec=0.1)
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ExternalShutdownException:
+        return 0
+    finally:
+        if node is not None:
+            node.on_stop()
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.01) -> bool:
+    """Wait [s] for a condition on the wall; returns whether it came true."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(pause)
+    return True

@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="mbrl_planner",
+    version="0.1.0",
+    description="What chooses: planners that search through a model, and agents that learn a policy.",
+    license="Apache-2.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/mbrl_planner"]),
+        ("share/mbrl_planner", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    entry_points={
+        "console_scripts": [
+            "planner_node = mbrl_planner.ros.planner_node:main",
+        ],
+        "mbrl.planners": [
+            "cem = mbrl_planner.planners.cem:CEM",
+            "icem = mbrl_planner.planners.icem:ICEM",
+            "mppi = mbrl_planner.planners.mppi:MPPI",
+        ],
+    },
+)

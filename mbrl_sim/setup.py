@@ -1,0 +1,26 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="mbrl_sim",
+    version="0.1.0",
+    description="The world in MuJoCo: one simulator, one file a task.",
+    license="Apache-2.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={"mbrl_sim": ["tasks/*.xml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/mbrl_sim"]),
+        ("share/mbrl_sim", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    entry_points={
+        "console_scripts": [
+            "sim_node = mbrl_sim.ros.sim_node:main",
+        ],
+        "mbrl.tasks": [
+            "pendulum = mbrl_sim.tasks.pendulum:Pendulum",
+            "pendulum_swingup = mbrl_sim.tasks.pendulum_swingup:PendulumSwingup",
+            "cartpole_swingup = mbrl_sim.tasks.cartpole_swingup:CartpoleSwingup",
+            "cartpole_pets = mbrl_sim.tasks.cartpole_pets:CartpolePets",
+        ],
+    },
+)
