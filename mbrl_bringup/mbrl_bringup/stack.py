@@ -1,0 +1,257 @@
+"""What runs: the launch arguments, and the one function that resolves them to a list of processes.
+
+`ros2 launch mbrl_bringup sim_mpc.launch.py` and `mbrl up` start the same list. Everything is checked here,
+before anything is started. Pure: reads the parameter files, starts nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+import mbrl_bringup
+from mbrl_bringup import nodes
+from mbrl_dynamics.config import Field, build, config, one_of
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.plugins import names
+
+_NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
+
+
+@config
+class StackConfig:
+    """The launch arguments. None = as the parameter files say, else the node's own default."""
+
+    task: Annotated[str, Field(description="what to learn: an installed task, or package.module:Class")] = (
+        "cartpole_swingup"
+    )
+    model: Annotated[str, Field(description="dynamics model: an installed one, or package.module:Class")] = (
+        "ensemble"
+    )
+    planner: Annotated[str, Field(description="planner: an installed one, or package.module:Class")] = "icem"
+    namespace: Annotated[str, Field(description="namespace of the whole robot; empty = none")] = ""
+    seed: Annotated[int, Field(ge=0, description="of the world, the model and the planner")] = 0
+    mode: Annotated[
+        Literal["lockstep", "realtime", "free"] | None,
+        Field(description="the world waits for each answer, does not wait, or is controlled by nobody"),
+    ] = None
+    real_time_factor: Annotated[
+        float | None, Field(gt=0, description="speed of the simulated clock in real time [1]")
+    ] = None
+    action_delay_steps: Annotated[
+        int | None, Field(ge=0, description="an action takes effect this much later [steps]")
+    ] = None
+    time_budget: Annotated[
+        float | None, Field(ge=0, description="planning stops after this long with the best so far [s]; 0 = never")
+    ] = None
+    run_dir: Annotated[
+        str, Field(description="folder for dataset and checkpoint; empty = nothing is written")
+    ] = ""
+    record: Annotated[bool, Field(description="whether transitions are written to run_dir/dataset")] = True
+    rviz: Annotated[bool, Field(description="whether to start RViz 2")] = False
+    params_file: Annotated[
+        str, Field(description="ROS parameters file (YAML) on top of the task's own; empty = none")
+    ] = ""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a stack.
+
+    Attributes:
+        name: node name.
+        package, executable: as `ros2 run` knows it.
+        module: Python module to run it as `python -m`; empty = `executable` is a program on the PATH.
+        namespace: empty or absolute, for example "/robot1".
+        parameters: flat ROS parameters that differ from the node's defaults.
+        remappings: pairs (from, to).
+        arguments: command-line arguments before `--ros-args`.
+        configuration: the whole configuration, defaults included, for people to read.
+    """
+
+    name: str
+    package: str
+    executable: str
+    module: str = ""
+    namespace: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def full_name(self) -> str:
+        """Node name with namespace."""
+        return f"{self.namespace}/{self.name}"
+
+    def command(self, parameters_file: Path) -> list[str]:
+        """The command line that starts it, with its parameters in a file (see `parameters_yaml`)."""
+        program = [sys.executable, "-m", self.module] if self.module else [self.executable]
+        ros = ["--ros-args", "-r", f"__node:={self.name}", "--params-file", str(parameters_file)]
+        if self.namespace:
+            ros += ["-r", f"__ns:={self.namespace}"]
+        for source, target in self.remappings:
+            ros += ["-r", f"{source}:={target}"]
+        return [*program, *self.arguments, *ros]
+
+    def parameters_yaml(self) -> str:
+        """The parameters as the text of a ROS parameters file."""
+        return yaml.safe_dump({self.full_name: {"ros__parameters": dict(self.parameters)}})
+
+
+def resolve(arguments: Mapping[str, Any]) -> list[Process]:
+    """Turn launch arguments, as text or typed, into the processes to start. "" and None = the default.
+
+    Raises:
+        UserError: an argument or a parameter is unknown, of the wrong type or out of range, or a file is
+            not what it should be.
+    """
+    given = {name: value for name, value in arguments.items() if value not in ("", None)}
+    stack = build(StackConfig, given)
+    for kind in ("task", "model", "planner"):
+        name = getattr(stack, kind)
+        if ":" not in name:
+            one_of(kind, name, names(f"{kind}s"))
+    namespace = _namespace(stack.namespace)
+    wanted = ["sim_node"] if stack.mode == "free" else list(nodes.NODES)
+    parameters = nodes.arguments_as_parameters(stack)
+    files = [path for path in (_task_file(stack.task), _params_file(stack.params_file)) if path is not None]
+    for path in files:
+        _check_sections(path, namespace)
+    processes = []
+    for name in wanted:
+        merged: dict[str, Any] = {}
+        for path in files:
+            merged |= file_parameters(path, name, namespace)
+        merged |= parameters[name]
+        processes.append(_process(name, namespace, merged, stack))
+    if stack.rviz:
+        processes.append(_rviz(namespace))
+    return processes
+
+
+def _process(name: str, namespace: str, parameters: dict[str, Any], stack: StackConfig) -> Process:
+    package, module = nodes.NODES[name]
+    configuration = nodes.checked(name, parameters, stack)
+    return Process(
+        name=name,
+        package=package,
+        executable=name,
+        module=module,
+        namespace=namespace,
+        parameters={key: configuration.get(key, value) for key, value in parameters.items()},
+        remappings=_remappings(namespace),
+        configuration=configuration,
+    )
+
+
+def _rviz(namespace: str) -> Process:
+    return Process(
+        name="rviz2",
+        package="rviz2",
+        executable="rviz2",
+        namespace=namespace,
+        parameters={"use_sim_time": True},
+        remappings=_remappings(namespace),
+        arguments=("-d", str(share("rviz/mbrl.rviz"))),
+    )
+
+
+def _remappings(namespace: str) -> tuple[tuple[str, str], ...]:
+    """Robots share /diagnostics, whose entries carry the node's full name, but each has a clock of its own."""
+    return (("diagnostics", "/diagnostics"), *((("/clock", f"{namespace}/clock"),) if namespace else ()))
+
+
+def _namespace(name: str) -> str:
+    if not name:
+        return ""
+    if not _NAMESPACE.fullmatch(name):
+        raise UserError(
+            f"argument 'namespace' is '{name}', but it must be names of letters, digits and _ joined by /"
+        )
+    return "/" + name.removeprefix("/")
+
+
+def share(path: str) -> Path:
+    """A file of this package, installed (share/mbrl_bringup) or in its source folder."""
+    here = Path(mbrl_bringup.__file__).resolve().parents[1]
+    if (here / "package.xml").exists():  # source folder, also of a --symlink-install
+        return here / path
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory("mbrl_bringup")) / path
+
+
+def _task_file(task: str) -> Path | None:
+    path = share(f"config/{task}.yaml")
+    return path if ":" not in task and path.exists() else None
+
+
+def _params_file(name: str) -> Path | None:
+    if not name:
+        return None
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"argument 'params_file' is '{name}', but there is no such file")
+    return path
+
+
+def file_parameters(path: Path, node: str, namespace: str) -> dict[str, Any]:
+    """The flat parameters that a ROS parameters file gives to one node; later sections win.
+
+    Raises:
+        UserError: the file is not a ROS parameters file.
+    """
+    result: dict[str, Any] = {}
+    for section, content in _sections(path).items():
+        if _matches(section, f"{namespace}/{node}"):
+            result |= _flat(content)
+    return result
+
+
+def _check_sections(path: Path, namespace: str) -> None:
+    known = [f"{namespace}/{node}" for node in nodes.NODES]
+    for section in _sections(path):
+        if not any(_matches(section, name) for name in known):
+            raise UserError(
+                f"section '{section}' of {path} is for none of the nodes; valid: "
+                + ", ".join(f"/**/{node}" for node in nodes.NODES)
+            )
+
+
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    sections = {}
+    for section, body in content.items() if isinstance(content, dict) else [("", None)]:
+        if not isinstance(body, dict) or set(body) != {"ros__parameters"}:
+            raise UserError(
+                f"{path} is not a ROS parameters file: each section must hold 'ros__parameters' and nothing else"
+            )
+        sections[str(section)] = body["ros__parameters"] or {}
+    return sections
+
+
+def _matches(section: str, full_name: str) -> bool:
+    """ROS's wildcards: * is one name, ** any number of them."""
+    pattern = "/" + section.strip("/")
+    expression = re.escape(pattern).replace(r"/\*\*", "(/[^/]+)*").replace(r"\*", "[^/]+")
+    return re.fullmatch(expression, full_name) is not None
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            result |= _flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
