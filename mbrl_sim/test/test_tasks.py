@@ -1,0 +1,84 @@
+"""What every task has to keep, and that numpy and torch see the same."""
+
+import numpy as np
+import pytest
+import torch
+from dm_control.utils import rewards
+from numpy.testing import assert_allclose
+
+from mbrl_sim.simulator import Simulator
+from mbrl_sim.tasks import base
+
+torch.set_num_threads(1)
+
+TIPS = {
+    "cartpole_pets": [0.0, 0.0, -0.6],
+    "pendulum_swingup": [0.0, 0.0, 0.5],
+}  # in the frame of the last body
+
+
+def observations(task, count=20):
+    simulator = Simulator(task, seed=3)
+    rng = np.random.default_rng(3)
+    low, high = task.spec.action_low, task.spec.action_high
+    return np.array([simulator.step(rng.uniform(low, high)).observation for _ in range(count)])
+
+
+def test_reward_is_the_same_in_numpy_and_torch(task):
+    obs = observations(task)
+    action = np.random.default_rng(0).uniform(-1, 1, (19, task.spec.action_dim))
+    expected = task.reward(obs[:-1], action, obs[1:])
+    found = task.reward(torch.tensor(obs[:-1]), torch.tensor(action), torch.tensor(obs[1:]))
+    assert expected.shape == (19,)
+    assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_reward_keeps_leading_dimensions_and_float32(task):
+    obs = torch.tensor(observations(task, 2), dtype=torch.float32).repeat(3, 2, 1, 1)
+    action = torch.zeros(3, 2, 2, task.spec.action_dim)
+    reward = task.reward(obs, action, obs)
+    assert reward.shape == (3, 2, 2)
+    assert reward.dtype == torch.float32
+
+
+def test_project_puts_predictions_back_on_the_circle(task):
+    obs = observations(task)
+    stretched = obs.copy()
+    (i,) = task.spec.circles
+    stretched[:, i : i + 2] *= 1.3
+    assert_allclose(task.project(stretched), obs, atol=1e-9)
+    assert_allclose(task.project(torch.tensor(stretched)).numpy(), obs, atol=1e-9)
+
+
+def test_project_survives_the_middle_of_the_circle(task):
+    assert np.isfinite(task.project(np.zeros((2, task.spec.observation_dim)))).all()
+
+
+def test_pose_shows_what_was_observed(task):
+    simulator = Simulator(task, seed=1)
+    obs = simulator.reset()
+    simulator.reset(initial_state=[*task.pose(obs), *simulator.qvel])
+    assert_allclose(task.observe(simulator.model, simulator.data), obs, atol=1e-12)
+
+
+def test_points_are_where_the_simulator_has_them(task):
+    simulator = Simulator(task, seed=1)
+    obs = simulator.reset()
+    pole = simulator.model.nbody - 1
+    tip = TIPS.get(task.name, [0.0, 0.0, 1.0])
+    at = simulator.data.xpos[pole] + simulator.data.xmat[pole].reshape(3, 3) @ tip
+    assert_allclose(task.points(obs)[0], at, atol=1e-12)
+    assert task.points(torch.tensor(np.stack([obs, obs]))).shape == (2, *task.points(obs).shape)
+
+
+@pytest.mark.parametrize("margin, value", [(2.0, 0.1), (0.5, 0.3)])
+def test_the_shapes_of_rewards_are_those_of_dm_control(margin, value):
+    x = np.linspace(-4, 4, 81)
+    assert_allclose(
+        base.gaussian(x, margin, value),
+        rewards.tolerance(x, margin=margin, value_at_margin=value),
+        atol=1e-12,
+    )
+    expected = rewards.tolerance(x, margin=margin, sigmoid="quadratic", value_at_margin=value)
+    assert_allclose(base.quadratic(x, margin, value), expected, atol=1e-12)
+    assert_allclose(base.inside(x, -1.0, 2.0), rewards.tolerance(x, (-1.0, 2.0)))
