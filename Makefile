@@ -1,0 +1,43 @@
+# Each target sets up what it needs the first time (tools/setup.sh) and nothing the second time.
+SHELL := bash
+ARGS ?=
+
+.PHONY: help demo test test-slow lint format types bench setup lock clean distclean
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo:  ## watch a simulated robot learn, from nothing (ARGS="--task pendulum --seed 1")
+	@tools/run mbrl demo $(ARGS)
+
+test:  ## all tests but the slow ones (ARGS="-k reset")
+	@tools/run --dev pytest $(ARGS)
+
+test-slow:  ## the learning tests that take minutes
+	@tools/run --dev pytest -m slow $(ARGS)
+
+lint:  ## style of the code
+	@tools/run --dev ruff check
+	@tools/run --dev ruff format --check
+
+format:  ## put the style in order
+	@tools/run --dev ruff check --fix
+	@tools/run --dev ruff format
+
+types:  ## type checker
+	@tools/run --dev mypy
+
+bench:  ## measure speed against references; writes build/bench.json
+	@tools/run --dev python tools/bench.py $(ARGS)
+
+setup:  ## only set up: environment, pinned packages, colcon build
+	@tools/setup.sh --dev
+
+lock:  ## write the exact versions of the environment to requirements/lock.txt
+	@tools/run --dev python tools/lock.py
+
+clean:  ## remove what was built
+	@rm -rf build install log
+
+distclean: clean  ## remove the environment as well
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
