@@ -16,16 +16,15 @@ class ReplayBuffer:
     """Grows without limit in main memory; one row a State.
 
     A row is a State; a *step* is a pair of neighbouring rows that follow each other without a gap.
-    Held-out episodes are chosen once, by their position, so that a held-out step never turns into a
-    training step later.
     """
 
     def __init__(self, spec: Spec, capacity: int = 1024) -> None:
         self.spec = spec
         self._rows = 0
+        self._length = 0
         self._last: Transition | None = None
-        self._steps: list[int] = []  # rows that end a step
-        self._runs: list[int] = []  # for each row: where its unbroken run of rows begins
+        self._steps: NDArray[np.int64] = np.zeros(capacity, np.int64)  # rows that end a step
+        self._runs: NDArray[np.int64] = np.zeros(capacity, np.int64)  # for each row: where its unbroken run begins
         self._obs: NDArray[np.float32] = np.zeros((capacity, spec.observation_dim), np.float32)
         self._action: NDArray[np.float32] = np.zeros((capacity, spec.inner_action_dim), np.float32)
         self._reward: NDArray[np.float32] = np.zeros(capacity, np.float32)
@@ -36,7 +35,7 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """Number of steps (transitions) that can be learned from."""
-        return len(self._steps)
+        return self._length
 
     def add(self, transition: Transition) -> bool:
         """Append a State.
@@ -62,10 +61,11 @@ class ReplayBuffer:
             self._action[row] = self.spec.scale_action(transition.action)
             self._reward[row] = transition.reward
             self._terminated[row] = transition.terminated
-            self._steps.append(row)
+            self._steps[self._length] = row
+            self._length += 1
         for name, image in transition.images.items():
             self._images[name].append(image)
-        self._runs.append(self._runs[-1] if joined else row)
+        self._runs[row] = self._runs[row - 1] if joined else row
         self._last = transition
         self._rows += 1
         return joined
@@ -79,14 +79,14 @@ class ReplayBuffer:
         Raises:
             ValueError: there is nothing to sample.
         """
-        if not self._steps:
+        if not self._length:
             raise ValueError("the replay buffer holds no steps yet")
-        return self.slices(torch.randint(len(self._steps), (batch,), generator=generator).numpy(), length)
+        return self.slices(torch.randint(self._length, (batch,), generator=generator).numpy(), length)
 
     def slices(self, steps: NDArray[np.int64], length: int = 1) -> Trajectory:
         """The slices of `length` steps that end with the given steps (0 .. len(self)-1)."""
-        ends = np.asarray(self._steps)[steps]
-        begins = np.asarray(self._runs)[ends]
+        ends = self._steps[: self._length][steps]
+        begins = self._runs[ends]
         rows = ends[:, None] + np.arange(-length, 1)  # [B, T+1]
         valid = rows[:, 1:] > begins[:, None]
         rows = np.maximum(rows, begins[:, None])
@@ -101,17 +101,17 @@ class ReplayBuffer:
             terminated=_tensor(self._terminated[done] & valid),
             first=_tensor(rows[:, :-1] == begins[:, None]),
             valid=_tensor(valid),
-            extras={"index": _tensor(np.searchsorted(self._steps, done))},
+            extras={"index": _tensor(np.searchsorted(self._steps[: self._length], done))},
         )
 
     def all(self) -> Trajectory:
         """Every step, as slices of length one."""
-        return self.slices(np.arange(len(self._steps)))
+        return self.slices(np.arange(self._length))
 
     def _grow(self, rows: int) -> None:
         capacity = len(self._obs)
         if rows > capacity:
-            for name in ("_obs", "_action", "_reward", "_terminated"):
+            for name in ("_obs", "_action", "_reward", "_terminated", "_steps", "_runs"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
 

@@ -118,6 +118,13 @@ class Spec:
         """Upper limits of a continuous action [A], SI."""
         return np.array([element.high for element in self.action])
 
+    @cached_property
+    def circles(self) -> tuple[int, ...]:
+        """Positions i where observation elements i and i + 1 are the cosine and sine (or sine and cosine)
+        of one angle, so that a prediction can be put back on the unit circle."""
+        pairs = zip(self.observation, self.observation[1:], strict=False)
+        return tuple(i for i, (a, b) in enumerate(pairs) if {a.encoding, b.encoding} == {"cos", "sin"})
+
     def index(self, name: str) -> int:
         """Position of an observation element.
 

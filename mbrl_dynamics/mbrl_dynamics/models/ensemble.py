@@ -1,0 +1,252 @@
+"""Probabilistic ensemble of neural networks: PETS' model (Chua et al., 2018, https://arxiv.org/abs/1805.12114).
+
+Each member predicts a Gaussian over the change of the observation, N(mean, exp(log_var)), and is trained on
+its own bootstrap sample, so that members agree where there is data and disagree where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
+from mbrl_dynamics.imagine import imagine_by_steps
+from mbrl_dynamics.models.normalizer import Normalizer
+from mbrl_dynamics.models.propagation import EnsembleState, Predictor, propagate
+from mbrl_dynamics.spec import Spec
+from mbrl_dynamics.trainer import Trainer
+from mbrl_dynamics.types import Metrics, Prediction, Rollout, Trajectory
+
+_TABLE = 1 << 16  # bootstrap counts repeat after so many transitions
+
+
+@config
+class EnsembleConfig:
+    """Configuration of Ensemble."""
+
+    members: Annotated[int, Field(ge=1, le=64, description="networks in the ensemble [1]")] = 5
+    elites: Annotated[
+        int, Field(ge=0, description="members that predict, best on held-out data; 0 = all [1]")
+    ] = 0
+    hidden: Annotated[tuple[int, ...], Field(min_length=1, description="units of each hidden layer [1]")] = (
+        128,
+        128,
+        128,
+    )
+    propagation: Annotated[
+        Literal["tsinf", "ts1", "expectation"],
+        Field(description="a particle keeps its member (tsinf), draws one each step (ts1), or follows the mean"),
+    ] = "tsinf"
+    learning_rate: Annotated[float, Field(gt=0, description="AdamW's first step size [1]")] = 1e-3
+    final_learning_rate: Annotated[float, Field(gt=0, description="AdamW's step size after the plateau [1]")] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, description="AdamW's decay [1]")] = 1e-4
+    batch_size: Annotated[int, Field(ge=1, description="transitions a member and gradient step [1]")] = 128
+    patience: Annotated[
+        int, Field(ge=1, description="evaluations without progress on held-out data before stopping [1]")
+    ] = 5
+    bound_penalty: Annotated[float, Field(ge=0, description="weight of the variance bounds' penalty [1]")] = 0.01
+
+
+class Ensemble(nn.Module):
+    """PETS' probabilistic ensemble; each member an MLP with SiLU, all computed as one batched product.
+
+    Args:
+        spec: the interface whose dynamics are learned.
+        config: see EnsembleConfig.
+        seed: of weights, bootstrap and batches.
+    """
+
+    Config = EnsembleConfig
+    capabilities = Capabilities(differentiable=True, stochastic=True)
+
+    def __init__(self, spec: Spec, config: EnsembleConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.config = config or EnsembleConfig()
+        self.members = self.config.members
+        self.elites = min(self.config.elites or self.members, self.members)
+        generator = torch.Generator().manual_seed(seed)
+        inputs, outputs = spec.observation_dim + spec.inner_action_dim, spec.observation_dim
+        sizes = [inputs, *self.config.hidden, 2 * outputs]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+            weight = torch.empty(self.members, fan_in, fan_out)
+            nn.init.trunc_normal_(weight, std=0.5 * fan_in**-0.5, generator=generator)
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(self.members, 1, fan_out)))
+        self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))  # of normalised deltas
+        self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
+        self.input_normalizer, self.delta_normalizer = Normalizer(inputs), Normalizer(outputs)
+        self.register_buffer("holdout_mse", torch.zeros(self.members))
+        self.register_buffer("seed", torch.tensor(seed))
+        self._bootstrap: Tensor | None = None
+        self._trainer = Trainer(self, self.config, seed)
+        self._folded: Predictor | None = None
+
+    # Training -----------------------------------------------------------------------------------------------
+
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of normalised deltas, [E, M, D], for inputs [M, D] and [M, A]."""
+        x = self.input_normalizer(torch.cat([obs, action], dim=-1)).expand(self.members, -1, -1)
+        *hidden, last = zip(self.weights, self.biases, strict=True)
+        for weight, bias in hidden:
+            x = F.silu(torch.baddbmm(bias, x, weight))
+        mean, log_var = torch.baddbmm(last[1], x, last[0]).chunk(2, dim=-1)
+        return mean, self.bounded(log_var)
+
+    def bounded(self, log_var: Tensor) -> Tensor:
+        """Soft bounds on the log variance (PETS, appendix A.1)."""
+        log_var = self.max_log_var - F.softplus(self.max_log_var - log_var)
+        return self.min_log_var + F.softplus(log_var - self.min_log_var)
+
+    def targets(self, batch: Trajectory) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations [M, D], actions [M, A] and normalised deltas [M, D] of a batch, flattened."""
+        obs = batch.obs["vector"]
+        delta = self.delta_normalizer(obs[:, 1:] - obs[:, :-1])
+        return obs[:, :-1].flatten(0, 1), batch.action.flatten(0, 1), delta.flatten(0, 1)
+
+    def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
+        """Gaussian negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
+        obs, action, target = self.targets(batch)
+        mean, log_var = self(obs, action)
+        weight = self.bootstrap(batch.extras["index"].flatten()) * batch.valid.flatten()
+        likelihood = ((mean - target).square() * torch.exp(-log_var) + log_var).mean(-1)  # [E, M]
+        fit = (likelihood * weight).sum() / len(target)
+        bounds = (self.max_log_var - self.min_log_var).sum()
+        return fit + self.config.bound_penalty * bounds, {"train_loss": float(fit.detach()) / self.members}
+
+    def bootstrap(self, index: Tensor) -> Tensor:
+        """How often each member's bootstrap sample holds a transition, [E, M]: fixed for its lifetime.
+
+        Sampling with replacement is Poisson(1) counts in the limit of many transitions (Oza and Russell, 2001).
+        """
+        if self._bootstrap is None:
+            generator = torch.Generator().manual_seed(int(self.seed))
+            self._bootstrap = torch.poisson(torch.ones(self.members, _TABLE), generator=generator)
+            if self.members == 1:
+                self._bootstrap.fill_(1.0)
+        return self._bootstrap[:, index % _TABLE]
+
+    @torch.no_grad()
+    def holdout(self, batch: Trajectory) -> Tensor:
+        """Mean squared error of each member on held-out data [E], in variances of the deltas."""
+        obs, action, target = self.targets(batch)
+        return (self(obs, action)[0] - target).square().mean((-1, -2))
+
+    def fit(self, buffer: ReplayBuffer, budget: Budget,
+            progress: Callable[[Metrics], None] | None = None) -> Metrics:
+        """Train on a buffer, warm from the weights of the last fit, until held-out data says stop."""
+        self._folded = None
+        self.renormalize(buffer.all())
+        metrics = self._trainer.fit(buffer, budget, progress)
+        self.holdout_mse.copy_(self._trainer.best_scores)
+        return metrics
+
+    @torch.no_grad()
+    def renormalize(self, data: Trajectory) -> None:
+        """Measure the normalisers anew, and change the weights so that the predictions stay the same."""
+        old = [getattr(n, k).clone() for n in (self.input_normalizer, self.delta_normalizer) for k in ("mean", "std")]
+        obs = data.obs["vector"]
+        self.input_normalizer.measure(torch.cat([obs[:, :-1], data.action], dim=-1).flatten(0, 1))
+        self.delta_normalizer.measure((obs[:, 1:] - obs[:, :-1]).flatten(0, 1))
+        mean, std = self.input_normalizer.mean, self.input_normalizer.std
+        shift = (mean - old[0]) / old[1]
+        self.biases[0] += torch.einsum("i,eio->eo", shift, self.weights[0]).unsqueeze(1)
+        self.weights[0] *= (std / old[1])[:, None]
+        ratio = old[3] / self.delta_normalizer.std
+        size = self.spec.observation_dim
+        self.weights[-1][..., :size] *= ratio
+        self.biases[-1][..., :size] *= ratio
+        self.biases[-1][..., :size] += (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
+        for log_var in (self.biases[-1][..., size:], self.max_log_var, self.min_log_var):
+            log_var += 2 * torch.log(ratio)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The optimiser's state, to go on with after a restart."""
+        return self._trainer.state_dict()
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `training_state`."""
+        self._trainer.load_state_dict(state)
+
+    # Prediction ---------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def]
+        """Load weights and normalisers."""
+        self._folded = None
+        return super().load_state_dict(state, strict, assign)
+
+    def observe(self, state: EnsembleState | None, action: Tensor | None, obs: Mapping[str, Tensor],
+                first: Tensor | None = None) -> EnsembleState:
+        """The observation is the state."""
+        return EnsembleState(obs["vector"].float())
+
+    def step(self, state: EnsembleState, action: Tensor, noise: Noise = None) -> Prediction:
+        """One step of each state's own member; without one, of the members' mean.
+
+        With `noise`, the outcome is drawn, and so is the member where the state names none.
+        """
+        shape, size = state.obs.shape[:-1], self.spec.observation_dim
+        obs = state.obs.reshape(-1, size)
+        inputs = torch.cat([obs, action.reshape(len(obs), -1)], dim=-1)
+        delta, std = self._predictor()(inputs.expand(self.elites, -1, -1))
+        disagreement = (delta.std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
+        member = None if state.member is None else state.member.reshape(-1)
+        if member is None and noise is not None:
+            member = torch.randint(self.elites, (len(obs),), generator=noise)
+        if member is None:
+            change = delta.mean(0)
+        else:
+            rows = torch.arange(len(obs))
+            change = delta[member, rows]
+            if noise is not None:
+                change = change + std[member, rows] * torch.randn(change.shape, generator=noise)
+        after = self.project(obs + change).reshape(*shape, size)
+        return Prediction(EnsembleState(after, state.member), after, disagreement=disagreement.reshape(shape))
+
+    def imagine(self, state: EnsembleState, actions: Tensor | Policy, *, particles: int | None = None,
+                horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
+        """Roll candidates [B, N, H, A] through the members; by default one particle a member.
+
+        Reward is zero: this model predicts observations only (see models/with_task.py).
+        """
+        if callable(actions) or torch.is_grad_enabled():
+            return imagine_by_steps(self, state, actions, particles or self.elites, horizon, noise, keep)
+        return propagate(self._predictor(), self.config.propagation, state, actions, particles, noise, keep)
+
+    def spread(self, state: EnsembleState, particles: int) -> EnsembleState:
+        """The state [B, D] as particles [B, P, D], each with the member that it keeps."""
+        member = None
+        if self.config.propagation == "tsinf":
+            member = torch.arange(particles).remainder(self.elites).expand(len(state.obs), -1)
+        return EnsembleState(state.obs.unsqueeze(1).expand(-1, particles, -1), member)
+
+    def _predictor(self) -> Predictor:
+        """The predicting members with the normalisers folded in, made once a fit."""
+        if torch.is_grad_enabled():  # a gradient with respect to the weights must reach them
+            return Predictor(self)
+        if self._folded is None:
+            self._folded = Predictor(self)
+        return self._folded
+
+    def project(self, obs: Tensor) -> Tensor:
+        """Put predicted (cos, sin) pairs back on the unit circle."""
+        for i in self.spec.circles:
+            pair = F.normalize(obs[..., i : i + 2], dim=-1)
+            obs = torch.cat([obs[..., :i], pair, obs[..., i + 2 :]], dim=-1)
+        return obs
+
+    def feature(self, state: EnsembleState) -> Tensor:
+        """The observation in standard scores."""
+        size = self.spec.observation_dim
+        return (state.obs - self.input_normalizer.mean[:size]) / self.input_normalizer.std[:size]
+
+    def decode(self, state: EnsembleState) -> Tensor:
+        """The observation."""
+        return state.obs

@@ -1,0 +1,139 @@
+"""How uncertainty travels through an ensemble: TS1, TS-infinity and expectation propagation
+(Chua et al., 2018, section 5). The planners' hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from mbrl_dynamics.interfaces import Noise
+from mbrl_dynamics.types import Rollout
+
+if TYPE_CHECKING:
+    from mbrl_dynamics.models.ensemble import Ensemble
+
+
+class EnsembleState(NamedTuple):
+    """Where a prediction stands.
+
+    Attributes:
+        obs: [..., D] SI.
+        member: [...] int64, which of the predicting members goes on; None = their mean.
+    """
+
+    obs: Tensor
+    member: Tensor | None = None
+
+
+class Predictor:
+    """The elite members with both normalisers folded into their first and last layer.
+
+    Inputs are (observation, action) as they are, outputs are changes of the observation in SI.
+    """
+
+    def __init__(self, model: Ensemble) -> None:
+        elite = torch.argsort(model.holdout_mse, stable=True)[: model.elites]
+        self.weights = [weight[elite] for weight in model.weights]
+        self.biases = [bias[elite] for bias in model.biases]
+        self.members, self.size = model.elites, model.spec.observation_dim
+        self.circles = model.spec.circles
+        self.scale = model.input_normalizer.std[: self.size]
+        mean, std, delta = model.input_normalizer.mean, model.input_normalizer.std, model.delta_normalizer
+        self.weights[0] = self.weights[0] / std[:, None]
+        self.biases[0] = self.biases[0] - torch.einsum("i,eio->eo", mean, self.weights[0]).unsqueeze(1)
+        ones = torch.ones_like(delta.std)
+        self.weights[-1] = self.weights[-1] * torch.cat([delta.std, ones])
+        self.biases[-1] = self.biases[-1] * torch.cat([delta.std, ones]) + torch.cat([delta.mean, 0 * ones])
+        self._bounded, self._delta_std = model.bounded, delta.std
+        # Without noise nobody reads the variances: half of the last layer is left out.
+        self._mean_weight = self.weights[-1][..., : self.size].contiguous()
+        self._mean_bias = self.biases[-1][..., : self.size].contiguous()
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [E, M, D] of the change, for inputs [E, M, D + A]."""
+        out = torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1])
+        mean, log_var = out[..., : self.size], out[..., self.size :]
+        return mean, self._delta_std * torch.exp(0.5 * self._bounded(log_var))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Only the mean [E, M, D]."""
+        return torch.baddbmm(self._mean_bias, self._hidden(x), self._mean_weight)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        inplace = not torch.is_grad_enabled()
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = F.silu(torch.baddbmm(bias, x, weight), inplace=inplace)
+        return x
+
+    def project_(self, obs: Tensor) -> None:
+        """Put (cos, sin) pairs back on the circle, in place."""
+        for i in self.circles:
+            pair = obs[..., i : i + 2]
+            pair.div_(torch.linalg.vector_norm(pair, dim=-1, keepdim=True))
+
+
+def propagate(net: Predictor, method: str, state: EnsembleState, actions: Tensor, particles: int | None,
+              noise: Noise, keep: Collection[str]) -> Rollout:
+    """Roll candidates [B, N, H, A] through an ensemble, without gradients.
+
+    Rows are kept member by member, [E, M, D + A] with M = B * N * P / E, so that a step is one batched
+    product a layer and no row ever moves. TS1 exchanges rows between members by a random permutation.
+    """
+    batch, candidates, horizon, width = actions.shape
+    members = 1 if method == "expectation" else net.members
+    share = 1 if method == "expectation" else -(-(particles or members) // members)  # particles a member
+    rows, size = batch * candidates * share, net.size
+    path = actions.new_empty(horizon + 1, members, rows, size)
+    path[0] = state.obs.repeat_interleave(candidates * share, dim=0)
+    plan = actions.permute(2, 0, 1, 3).reshape(horizon, batch * candidates, 1, width)
+    plan = plan.expand(-1, -1, share, -1).reshape(horizon, 1, rows, width)
+    x = actions.new_empty(members, rows, size + width)
+    x[..., :size] = path[0]
+    obs = x[..., :size]
+    for t in range(horizon):
+        x[..., size:] = plan[t]
+        obs += _change(net, method, x, noise)
+        net.project_(obs)
+        path[t + 1] = obs
+    shape = (horizon + 1, members, batch, candidates, share, size)
+    imagined = path.view(shape).permute(2, 3, 1, 4, 0, 5).reshape(batch, candidates, members * share, horizon + 1, size)
+    return _rollout(net, imagined, actions, keep)
+
+
+def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
+    """How the observations of rows [E, M, D + A] change in one step, [E, M, D]."""
+    if method == "expectation":
+        return net.mean(x.expand(net.members, -1, -1)).mean(0, keepdim=True)
+    order = None
+    if method == "ts1":
+        order = torch.randperm(x.shape[0] * x.shape[1], generator=noise)
+        x = x.flatten(0, 1)[order].view_as(x)
+    if noise is None:
+        change = net.mean(x)
+    else:
+        change, std = net(x)
+        change = change.addcmul(std, torch.randn(std.shape, generator=noise))
+    if order is not None:
+        change = torch.empty_like(change.flatten(0, 1)).index_copy_(0, order, change.flatten(0, 1)).view_as(change)
+    return change
+
+
+def _rollout(net: Predictor, imagined: Tensor, actions: Tensor, keep: Collection[str]) -> Rollout:
+    """Package imagined observations [B, N, P, H + 1, D]."""
+    particles, horizon = imagined.shape[2], actions.shape[2]
+    ones = imagined.new_ones(*imagined.shape[:3], horizon)
+    disagreement = None
+    if particles > 1:
+        disagreement = (imagined[..., 1:, :].std(dim=2, correction=0) / net.scale).mean(-1)
+    return Rollout(
+        reward=torch.zeros_like(ones),
+        alive=ones,
+        disagreement=disagreement,
+        last=EnsembleState(imagined[..., -1, :]),
+        obs=imagined if "obs" in keep else None,
+        action=actions.unsqueeze(2).expand(-1, -1, particles, -1, -1) if "action" in keep else None,
+    )

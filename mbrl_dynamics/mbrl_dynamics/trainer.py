@@ -1,0 +1,160 @@
+"""Trains any model with a `loss`: minibatches, held-out data, a plateau, early stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.interfaces import Budget
+from mbrl_dynamics.types import Metrics, Trajectory
+
+EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
+
+
+class Trainable(Protocol):
+    """What the trainer asks of a model."""
+
+    def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
+        """The loss to minimise, and what to log."""
+        ...
+
+    def holdout(self, batch: Trajectory) -> Tensor:
+        """Squared error of each member on held-out data [E]."""
+        ...
+
+    def parameters(self) -> Any:
+        """What to optimise; tensors whose first dimension is E belong to the members."""
+        ...
+
+
+def is_held_out(index: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which transitions are held out: about one in ten, scattered, and for ever the same ones."""
+    return (index.astype(np.uint64) * np.uint64(2654435761) >> np.uint64(16)) % np.uint64(10) == 0
+
+
+class Trainer:
+    """AdamW at two step sizes. Each goes on until no member gets better on held-out data; the best weights
+    of each member are kept.
+
+    Args:
+        model: what to train.
+        config: fields learning_rate, final_learning_rate, weight_decay, batch_size, patience.
+        seed: of the minibatches.
+    """
+
+    def __init__(self, model: nn.Module, config: Any, seed: int) -> None:
+        self.model: Any = model
+        self.config = config
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self._generator = torch.Generator().manual_seed(seed)
+        self.best_scores = torch.zeros(1)
+        self._best: list[Tensor] = []
+
+    def fit(self, buffer: ReplayBuffer, budget: Budget,
+            progress: Callable[[Metrics], None] | None = None) -> Metrics:
+        """Train until the plateau or the end of the budget.
+
+        Args:
+            progress: called at each look at the held-out data; an exception that it raises ends the fit.
+
+        Returns:
+            "train_loss", "holdout_error" (root mean square, in standard deviations of the targets),
+            "steps" and "seconds".
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        if not len(buffer):
+            raise ValueError("there is nothing to train on: the replay buffer is empty")
+        begin, steps, loss = time.monotonic(), 0, math.nan
+        train, held_out = _split(len(buffer))
+        judge = buffer.slices(held_out)
+        self._start(judge)
+        for rate, share in ((self.config.learning_rate, 0.7), (self.config.final_learning_rate, 1.0)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            patience = self.config.patience
+            while patience > 0 and steps < share * budget.steps and time.monotonic() - begin < budget.seconds:
+                count = min(EVALUATE_EVERY, budget.steps - steps)
+                loss = self._descend(buffer, train, count)
+                steps += count
+                patience = self.config.patience if self._judge(judge) else patience - 1
+                if progress is not None:
+                    progress({"steps": steps, "train_loss": loss, "holdout_error": self._error()})
+        self._restore()
+        seconds = time.monotonic() - begin
+        return {"train_loss": loss, "holdout_error": self._error(), "steps": steps, "seconds": seconds}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Optimiser and random numbers as flat tensors."""
+        state = {"generator": self._generator.get_state()}
+        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+            for name, value in self.optimizer.state[parameter].items():
+                state[f"optimizer.{i}.{name}"] = value.detach().clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._generator.set_state(state["generator"])
+        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+            prefix = f"optimizer.{i}."
+            found = {k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)}
+            if found:
+                self.optimizer.state[parameter] = found
+
+    def _descend(self, buffer: ReplayBuffer, train: NDArray[np.int64], steps: int) -> float:
+        """Some gradient steps; returns the mean loss."""
+        total = 0.0
+        draws = torch.randint(len(train), (steps, self.config.batch_size), generator=self._generator).numpy()
+        for draw in draws:
+            loss, metrics = self.model.loss(buffer.slices(train[draw]))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += metrics["train_loss"]
+        return total / steps
+
+    def _start(self, judge: Trajectory) -> None:
+        self.best_scores = self.model.holdout(judge)
+        self._best = [p.detach().clone() for p in self.model.parameters()]
+
+    @torch.no_grad()
+    def _judge(self, judge: Trajectory) -> bool:
+        """Keep the weights of each member that got better; returns whether any did by one per cent."""
+        scores = self.model.holdout(judge)
+        better = scores < self.best_scores
+        progress = bool((scores < 0.99 * self.best_scores).any())
+        for best, parameter in zip(self._best, self.model.parameters(), strict=True):
+            if parameter.shape[0] == len(better) and parameter.ndim > 1:
+                best[better] = parameter[better]
+            elif better.any():
+                best.copy_(parameter)
+        self.best_scores = torch.where(better, scores, self.best_scores)
+        return progress
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for best, parameter in zip(self._best, self.model.parameters(), strict=True):
+            parameter.copy_(best)
+
+    def _error(self) -> float:
+        return float(self.best_scores.mean().sqrt())
+
+
+def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training and held-out transitions; with very few, they are judged on what they train on."""
+    index = np.arange(count)
+    held_out = is_held_out(index)
+    if held_out.all() or not held_out.any():
+        return index, index
+    return index[~held_out], index[held_out]

@@ -1,0 +1,59 @@
+"""Model predictive path integral control (Williams et al., 2017, https://arxiv.org/abs/1707.02342)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from mbrl_dynamics.config import Field, config
+from mbrl_planner.planners.noise import colored_noise
+from mbrl_planner.planners.sampling import SamplingConfig, SamplingPlanner, Scored, Search
+
+
+@config
+class MPPIConfig(SamplingConfig):
+    """Configuration of MPPI."""
+
+    temperature: Annotated[
+        float, Field(gt=0, description="of the weights, in standard deviations of the candidates' returns [1]")
+    ] = 0.3
+    color: Annotated[
+        float, Field(ge=0, description="exponent of the noise's spectrum along time: 0 white, 1 pink, 2 red [1]")
+    ] = 1.0
+
+
+class MPPI(SamplingPlanner):
+    """Averages perturbed plans, each weighted by the exponential of its return."""
+
+    Config = MPPIConfig
+
+    def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
+        """The mean itself and perturbations of it."""
+        batch, horizon, width = search.mean.shape
+        draw = colored_noise((batch, self.config.candidates - 1, width), horizon, self.config.color, noise)
+        perturbed = search.mean[:, None] + search.std[:, None] * draw.movedim(-1, -2)
+        return torch.cat([search.mean[:, None], perturbed.clamp(-1.0, 1.0)], dim=1)
+
+    def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The weighted mean of the clipped plans (equation 26); relative to the best, so that nothing overflows."""
+        finite = scored.returns.isfinite()
+        returns = torch.where(finite, scored.returns, torch.finfo(scored.returns.dtype).min / 2)
+        scale = _std(scored.returns, finite) * self.config.temperature
+        weights = torch.softmax((returns - returns.amax(1, keepdim=True)) / scale, dim=1)
+        mean = (weights[..., None, None] * scored.actions).sum(1)
+        return mean, search.std, None
+
+    def answer(self, search: Search) -> Tensor:
+        """The weighted mean."""
+        return search.mean
+
+
+def _std(returns: Tensor, finite: Tensor) -> Tensor:
+    """Standard deviation over the candidates that have a return, [B, 1]; never zero."""
+    count = finite.sum(1, keepdim=True).clamp(min=1)
+    known = torch.where(finite, returns, 0.0)
+    mean = known.sum(1, keepdim=True) / count
+    variance = (torch.where(finite, returns - mean, 0.0)).square().sum(1, keepdim=True) / count
+    return variance.sqrt().clamp(min=1e-8)

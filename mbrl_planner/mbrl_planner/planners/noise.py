@@ -1,0 +1,41 @@
+"""Random numbers with a colour: a power-law spectrum along time."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+def colored_noise(shape: tuple[int, ...], length: int, exponent: float,
+                  generator: torch.Generator | None = None) -> Tensor:
+    """Gaussian noise of unit variance along the last dimension, [*shape, length].
+
+    Its power falls with frequency as 1/f**exponent (Timmer and Koenig, 1995); 0 is white noise.
+    """
+    if exponent == 0 or length == 1:
+        return torch.randn(*shape, length, generator=generator)
+    white = torch.randn(*shape, length, generator=generator)
+    return white @ _basis(length, exponent)
+
+
+@functools.lru_cache
+def _basis(length: int, exponent: float) -> Tensor:
+    """Rows that turn white numbers into coloured ones, [length, length].
+
+    Real Fourier modes scaled by f**(-exponent/2); the constant mode is given the lowest frequency's scale, so
+    that a whole plan can be shifted to one side.
+    """
+    n = torch.arange(length, dtype=torch.double)
+    rows = [torch.ones(length, dtype=torch.double) * 2**-0.5]
+    for k in range(1, length // 2 + 1):
+        scale = float(k) ** (-exponent / 2)
+        angle = 2 * torch.pi * k * n / length
+        if 2 * k == length:
+            rows.append(scale * torch.cos(angle) * 2**-0.5)
+        else:
+            rows += [scale * torch.cos(angle), scale * torch.sin(angle)]
+    basis = torch.stack(rows)
+    # cos² + sin² = 1 at each time, so that the variance is the same along the whole plan.
+    return (basis / basis.square().sum(0).mean().sqrt()).float()
