@@ -48,7 +48,7 @@ class ActionDesk:
     last_refusal: str = ""
     _world_id: WorldId = b""
     _episode: int = -1
-    _plans: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # step answered -> [H, A]
+    _plans: dict[int, tuple[str, NDArray[np.float64]]] = field(default_factory=dict)  # step -> who, [H, A]
 
     def begin(self, world_id: WorldId, episode: int) -> None:
         """Begin an episode: answers to any other are refused from now on."""
@@ -67,14 +67,18 @@ class ActionDesk:
         """
         kind, reason = self._judge(answer, newest_step)
         if reason:
-            self.refused[kind] += 1
-            self.last_refusal = reason
-            return reason
+            return self.refuse(kind, reason)
         self.controller_id = answer.controller_id
         if answer.step not in self._plans:  # an answer to a repeated State comes from the controller's cache
             self.accepted += 1
-            self._plans[answer.step] = self._limited(answer.values)
+            self._plans[answer.step] = answer.controller_id, self._limited(answer.values)
         return ""
+
+    def refuse(self, kind: str, reason: str) -> str:
+        """Count a refusal and keep its reason, which is returned."""
+        self.refused[kind] += 1
+        self.last_refusal = reason
+        return reason
 
     def answered(self, step: int) -> bool:
         """Whether the State of `step` has its answer."""
@@ -86,9 +90,9 @@ class ActionDesk:
         for stale in [s for s in self._plans if s < due - self.tail_steps]:
             del self._plans[stale]
         for tail in range(self.tail_steps + 1):
-            plan = self._plans.get(due - tail)
-            if plan is not None and tail < len(plan):
-                return Choice(plan[tail], self.controller_id, tail)
+            who, plan = self._plans.get(due - tail, ("", ()))
+            if tail < len(plan):
+                return Choice(plan[tail], who, tail)
         return Choice(self.spec.safe_action(), "", -1)
 
     def _judge(self, answer: Answer, newest_step: int) -> tuple[str, str]:

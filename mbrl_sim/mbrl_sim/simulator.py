@@ -16,7 +16,7 @@ from mbrl_sim.tasks.base import MujocoTask
 _NO_BACKEND = choose_backend()
 import mujoco  # noqa: E402  (must not be imported before the choice)
 
-# MuJoCo would print its warnings and append them to a file in the working directory; we report them as faults.
+# MuJoCo would print its warnings and append them to a file where it runs; here they are reported as faults.
 mujoco.set_mju_user_warning(lambda text: None)
 
 _FAULTS = {
@@ -217,7 +217,8 @@ class Simulator:
         nq, nv = self.model.nq, self.model.nv
         if values.shape != (nq + nv,):
             raise UserError(
-                f"initial_state has {values.size} values, but must have {nq + nv}: {nq} positions, then {nv} velocities"
+                f"initial_state has {values.size} values, but must have {nq + nv}: "
+                f"{nq} positions, then {nv} velocities"
             )
         if not np.isfinite(values).all():
             raise UserError("initial_state is not finite")
@@ -244,6 +245,7 @@ class Simulator:
             limits, np.stack([spec.action_low, spec.action_high], axis=-1)
         ):
             raise ValueError(
-                f"the action limits of task '{spec.task}' must be gear x ctrlrange of its MJCF: {limits.tolist()}"
+                f"the action limits of task '{spec.task}' must be gear x ctrlrange of its MJCF, "
+                f"{limits.tolist()}"
             )
         return substeps

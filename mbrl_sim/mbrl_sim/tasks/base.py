@@ -51,7 +51,7 @@ class MujocoTask:
         raise NotImplementedError
 
     def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
-        """Observation [D] of a simulator's state (mujoco.MjModel, mujoco.MjData), from qpos and qvel alone."""
+        """Observation [D] of a mujoco.MjModel and its MjData, from qpos and qvel alone."""
         raise NotImplementedError
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
@@ -81,7 +81,7 @@ class MujocoTask:
         raise NotImplementedError
 
     def points(self, obs: Array) -> Array:
-        """A few telling points [..., K, 3] of the robot in the world frame [m], the most telling one first."""
+        """A few telling points [..., K, 3] of the robot in the world [m], the most telling one first."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Cart-pole of PETS (Chua et al. 2018, arXiv:1805.12114), with the physics and reward that mbrl-lib uses for it."""
+"""Cart-pole of PETS (Chua et al. 2018, arXiv:1805.12114), with the physics and reward of mbrl-lib."""
 
 from __future__ import annotations
 

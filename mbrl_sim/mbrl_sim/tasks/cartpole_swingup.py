@@ -1,4 +1,4 @@
-"""Cart-pole swing-up: swing a hanging pole up and balance it. Physics and reward of dm_control's cartpole-swingup."""
+"""Cart-pole swing-up: swing a hanging pole up and balance it. As cartpole-swingup of dm_control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pendulum: hold a rod upright with a motor too weak to lift it at once. Physics and cost of Gymnasium's Pendulum-v1."""
+"""Pendulum: hold a rod upright with a motor too weak to lift it at once. As Gymnasium's Pendulum-v1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pendulum swing-up: bring a weight on a rod upright and hold it. Physics and reward of dm_control's pendulum-swingup."""
+"""Pendulum swing-up: bring a weight on a rod upright and hold it. As pendulum-swingup of dm_control."""
 
 from __future__ import annotations
 
