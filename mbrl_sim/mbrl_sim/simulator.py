@@ -155,6 +155,12 @@ class Simulator:
         """Simulated time since the episode began [s]."""
         return float(self.data.time)
 
+    def geom_poses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where each geom of the MJCF is now: positions [G, 3] and rotation matrices [G, 3, 3]."""
+        self._drawn.qpos[:] = self.data.qpos
+        mujoco.mj_kinematics(self.model, self._drawn)
+        return self._drawn.geom_xpos, self._drawn.geom_xmat.reshape(-1, 3, 3)
+
     def render(
         self, width: int = 640, height: int = 480, camera: str = "side", pose: ArrayLike | None = None
     ) -> NDArray[np.uint8]:

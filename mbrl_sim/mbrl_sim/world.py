@@ -5,6 +5,7 @@ Each method that can bring something about returns the State to publish, or None
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -207,6 +208,23 @@ class World:
         self._credit += steps
         self._heard = now
         return self._proceed(now) if self.settings.mode == "lockstep" else None
+
+    def abort(self, reason: str, now: float) -> Transition | None:
+        """End the episode where it is, because the world cannot go on."""
+        self.last_fault = f"episode {self.episode}, step {self.step}: {reason}"
+        if not self._live or self.state is None:
+            return None
+        self._live = False
+        ending = replace(
+            self.state,
+            step=self.step + 1,
+            action=self.spec.safe_action(),
+            reward=math.nan,
+            first=False,
+            truncated=True,
+            controller_id="",
+        )
+        return self._publish(ending, now)
 
     def _refused(self, answer: Answer) -> str:
         if self.settings.mode == "free":

@@ -49,10 +49,9 @@ class Params:
                 descriptor = _descriptor(field, read_only=group not in mutable)
                 value = _plain(getattr(self._configs[group], field.name))
                 if name in given:
-                    node.set_parameters([Parameter(name, value=value)])
-                    node.set_descriptor(name, descriptor)
-                else:
-                    node.declare_parameter(name, value, descriptor)
+                    node.undeclare_parameter(name)
+                # Not as it was given, but as it was understood: a 1 where a real number belongs is 1.0.
+                node.declare_parameter(name, value, descriptor, ignore_override=True)
         node.add_on_set_parameters_callback(self._on_set)
 
     def __getitem__(self, group: str) -> Any:
@@ -80,7 +79,7 @@ class Params:
 
 def given_parameters(node: Node) -> dict[str, Any]:
     """What was set from outside (command line, YAML) when the node was made."""
-    names = node.list_parameters([], 0).result.names
+    names = node.list_parameters([], 0).names
     return {
         name: node.get_parameter(name).value
         for name in names
