@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.plugins import find
+from mbrl_dynamics.plugins import find, names
 
 if TYPE_CHECKING:
     from mbrl_bringup.stack import StackConfig
@@ -43,6 +43,8 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
             "planner": stack.planner,
             "model": stack.model,
             "seed": stack.seed,
+            "episodes": stack.episodes,
+            "wait_for_model": True,
             "time_budget": stack.time_budget,
         },
     }
@@ -87,8 +89,9 @@ def _groups(node: str, stack: StackConfig) -> dict[str, type]:
     groups: dict[str, type] = {"": own}
     if node == "dynamics_node":
         groups[_prefix(stack.model)] = find("models", stack.model).Config
-    elif node == "planner_node":
-        groups[_prefix(stack.planner)] = find("planners", stack.planner).Config
+    elif node == "planner_node":  # the settings of other planners may stand beside those of the chosen one
+        for name in {*names("planners"), stack.planner}:
+            groups[_prefix(name)] = find("planners", name).Config
     return groups
 
 

@@ -7,7 +7,9 @@ before anything is started. Pure: reads the parameter files, starts nothing.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +52,12 @@ class StackConfig:
     time_budget: Annotated[
         float | None, Field(ge=0, description="planning stops after this long with the best so far [s]; 0 = never")
     ] = None
+    episodes: Annotated[
+        int,
+        Field(ge=-1, description="that the planner runs by itself; -1 = without end, 0 = none until it is asked"),
+    ] = -1
     run_dir: Annotated[
-        str, Field(description="folder for dataset and checkpoint; empty = nothing is written")
+        str, Field(description="folder for dataset and checkpoint; empty = runs/<time>-<task>")
     ] = ""
     record: Annotated[bool, Field(description="whether transitions are written to run_dir/dataset")] = True
     rviz: Annotated[bool, Field(description="whether to start RViz 2")] = False
@@ -100,6 +106,15 @@ class Process:
             ros += ["-r", f"{source}:={target}"]
         return [*program, *self.arguments, *ros]
 
+    def check_installed(self) -> None:
+        """Look for a program that is not Python.
+
+        Raises:
+            UserError: it is not on the PATH.
+        """
+        if not self.module and shutil.which(self.executable) is None:
+            raise UserError(f"'{self.executable}' is not installed here: it comes with a full ROS 2")
+
     def parameters_yaml(self) -> str:
         """The parameters as the text of a ROS parameters file."""
         return yaml.safe_dump({self.full_name: {"ros__parameters": dict(self.parameters)}})
@@ -134,6 +149,18 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
     if stack.rviz:
         processes.append(_rviz(namespace))
     return processes
+
+
+def argument_text(value: Any) -> str:
+    """An argument's default as `ros2 launch` shows and takes it; empty = None."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def default_run_dir(task: str, now: time.struct_time) -> str:
+    """runs/<time>-<task>, in the working directory."""
+    return str(Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S', now)}-{task.rpartition(':')[2]}").absolute())
 
 
 def _process(name: str, namespace: str, parameters: dict[str, Any], stack: StackConfig) -> Process:

@@ -6,6 +6,7 @@ again would only repeat) or that keeps dying takes the whole stack down.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -143,8 +144,22 @@ class Supervisor:
         print(f"mbrl: {text}", file=self._out, flush=True)
 
 
+def main(arguments: list[str]) -> int:
+    """Run the processes that are listed in a JSON file."""
+    listed = json.loads(Path(arguments[0]).read_text())
+    return Supervisor([Process(**{**entry, "remappings": _pairs(entry)}) for entry in listed]).run()
+
+
+def _pairs(entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((source, target) for source, target in entry["remappings"])
+
+
 def _parameters_file(process: Process, folder: Path) -> Path:
     """The parameters of one process as a ROS parameters file."""
     path = folder / f"{process.name}.yaml"
     path.write_text(process.parameters_yaml())
     return path
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""A simulated robot that learns a model of itself and plans with it:
+
+    ros2 launch mbrl_bringup sim_mpc.launch.py task:=cartpole_swingup rviz:=true
+
+The arguments and the processes are those of `mbrl up`: both come from mbrl_bringup/stack.py.
+"""
+
+import dataclasses
+import sys
+import time
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from mbrl_bringup.stack import Process, StackConfig, argument_text, default_run_dir, resolve
+from mbrl_dynamics.config import describe, one_of
+from mbrl_dynamics.errors import UserError
+
+
+def generate_launch_description() -> LaunchDescription:
+    """One DeclareLaunchArgument an argument, then the processes."""
+    declared = [
+        DeclareLaunchArgument(field.name, default_value=argument_text(field.default), description=field.description)
+        for field in describe(StackConfig)
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=_processes)])
+
+
+def _processes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    try:
+        return [_node(process) for process in resolve(_given(context))]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)  # launch would turn an exception into exit code 1
+
+
+def _given(context: LaunchContext) -> dict[str, str]:
+    for argument in context.argv:  # launch itself would ignore an unknown name
+        one_of("argument", argument.partition(":=")[0], (field.name for field in describe(StackConfig)))
+    given = {
+        field.name: LaunchConfiguration(field.name).perform(context)
+        for field in dataclasses.fields(StackConfig)  # type: ignore[arg-type]
+    }
+    given["run_dir"] = given["run_dir"] or default_run_dir(given["task"], time.localtime())
+    return given
+
+
+def _node(process: Process) -> Node:
+    return Node(
+        package=process.package,
+        executable=process.executable,
+        name=process.name,
+        namespace=process.namespace,
+        parameters=[dict(process.parameters)],
+        remappings=list(process.remappings),
+        arguments=list(process.arguments),
+        output="screen",
+        emulate_tty=True,
+        respawn=bool(process.module),
+        respawn_delay=1.0,
+        sigterm_timeout="5",
+        sigkill_timeout="5",
+    )

@@ -1,0 +1,193 @@
+"""The `mbrl` command:  mbrl up | demo | report | status | list"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from mbrl_dynamics.config import describe, one_of
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.plugins import KINDS, names
+
+USER_ERROR = 2
+_BEGAN = time.monotonic()
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 2 after a mistake of the user, who gets one sentence."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    parser, commands = _parsers()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    command = one_of("command", arguments[0], commands)
+    known, unknown = commands[command].parse_known_args(_dashed(arguments[1:]))
+    if unknown:
+        options = {action.dest for action in commands[command]._actions if action.dest != "help"}
+        one_of("argument", unknown[0].lstrip("-").partition("=")[0].replace("-", "_"), options)
+        raise UserError(f"argument '{unknown[0]}' is not understood")
+    values = {name: value for name, value in vars(known).items() if value is not None}
+    return _COMMANDS[command][1](values)
+
+
+def _up(values: dict[str, Any]) -> int:
+    from mbrl_bringup.stack import StackConfig, default_run_dir, resolve
+    from mbrl_bringup.supervisor import Supervisor
+
+    folder = values.get("run_dir") or default_run_dir(values.get("task", StackConfig.task), time.localtime())
+    processes = resolve({**values, "run_dir": folder})
+    print(f"mbrl: dataset and checkpoint go to {folder}", flush=True)
+    for process in processes:
+        process.check_installed()
+    return Supervisor(processes).run()
+
+
+def _demo(values: dict[str, Any]) -> int:
+    from mbrl_bringup.demo import DemoConfig
+    from mbrl_bringup.ros.demo import run_demo
+    from mbrl_dynamics.config import build
+
+    own = {field.name for field in dataclasses.fields(DemoConfig)}  # type: ignore[arg-type]
+    options = build(DemoConfig, {name: value for name, value in values.items() if name in own})
+    return run_demo({name: value for name, value in values.items() if name not in own}, options, _BEGAN)
+
+
+def _report(values: dict[str, Any]) -> int:
+    from mbrl_bringup.report import write_report
+
+    folder = Path(values["folder"])
+    if not (folder / "result.json").is_file():
+        raise UserError(f"'{folder}' is not the folder of a run: it holds no result.json")
+    print(write_report(folder))
+    return 0
+
+
+def _status(values: dict[str, Any]) -> int:
+    from mbrl_bringup.ros.status import print_status
+
+    return print_status(values.get("namespace", ""), float(values.get("wait", 5.0)))
+
+
+def _list(values: dict[str, Any]) -> int:
+    for kind in KINDS:
+        print(f"{kind + ':':<10} {', '.join(names(kind)) or '-'}")
+    return 0
+
+
+_COMMANDS: dict[str, tuple[str, Any]] = {
+    "up": ("start the whole stack; Ctrl-C ends it", _up),
+    "demo": ("start the stack, learn a task from nothing, and write a report", _demo),
+    "report": ("write the report of a run's folder again", _report),
+    "status": ("say how a running stack is doing", _status),
+    "list": ("list installed tasks, models, planners and agents", _list),
+}
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
+    from mbrl_bringup.demo import DemoConfig
+    from mbrl_bringup.stack import StackConfig
+
+    parser = _Parser(prog="mbrl", description="Model-based reinforcement learning on ROS 2.")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = {
+        name: subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        for name, (text, _) in _COMMANDS.items()
+    }
+    _add_options(commands["up"], StackConfig)
+    _add_options(commands["demo"], StackConfig, without=("episodes", "run_dir", "record", "mode"))
+    _add_options(commands["demo"], DemoConfig)
+    commands["report"].add_argument("folder", help="folder of the run, for example runs/<time>-<task>")
+    commands["status"].add_argument("--namespace", help="of the stack; empty = none")
+    commands["status"].add_argument("--wait", type=_seconds, help="how long to listen at most [s] (default: 5)")
+    return parser, commands
+
+
+def _add_options(parser: argparse.ArgumentParser, cls: type, without: Sequence[str] = ()) -> None:
+    """One option for each field of a configuration. Values stay text: the configuration checks them."""
+    for field in describe(cls):
+        if field.name in without:
+            continue
+        option = "--" + field.name.replace("_", "-")
+        text = field.description.replace("%", "%%")
+        if field.default not in (None, ""):
+            text += f" (default: {str(field.default).lower() if isinstance(field.default, bool) else field.default})"
+        if _takes_bool(field.type):
+            parser.add_argument(
+                option, dest=field.name, nargs="?", const="true", metavar="true|false", help=text
+            )
+            parser.add_argument(
+                f"--no-{option[2:]}", dest=field.name, action="store_const", const="false", help=argparse.SUPPRESS
+            )
+        else:
+            parser.add_argument(option, dest=field.name, metavar=_metavar(field.name, field.type), help=text)
+
+
+def _takes_bool(kind: Any) -> bool:
+    return bool in _leaves(kind)
+
+
+def _metavar(name: str, kind: Any) -> str:
+    choices = [choice for leaf in _leaves(kind) for choice in typing.get_args(leaf)]
+    if choices:
+        return "|".join(map(str, choices))
+    if name in ("task", "model", "planner"):
+        return "|".join(names(f"{name}s")) or "NAME"
+    return next((leaf.__name__.upper() for leaf in _leaves(kind) if leaf in (int, float)), "TEXT")
+
+
+def _leaves(kind: Any) -> list[Any]:
+    """The alternatives of a type: int | None -> [int, NoneType]."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _leaves(typing.get_args(kind)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [leaf for part in typing.get_args(kind) for leaf in _leaves(part)]
+    return [kind]
+
+
+def _dashed(arguments: Sequence[str]) -> list[str]:
+    """Let `task:=pendulum`, as for `ros2 launch`, mean `--task=pendulum`, and --real_time_factor be understood."""
+    result = []
+    for argument in arguments:
+        name, sign, value = argument.partition(":=")
+        if sign and name.isidentifier():
+            argument = f"--{name}={value}"
+        if argument.startswith("--"):
+            name, sign, value = argument.partition("=")
+            argument = name.replace("_", "-") + sign + value
+        result.append(argument)
+    return result
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"argument 'wait' is '{text}', but it should be a number [s]") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

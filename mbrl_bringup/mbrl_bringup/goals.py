@@ -1,0 +1,115 @@
+"""What counts as solved, task by task, and the figures that a run is measured by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mbrl_bringup.result import Result
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure of a run, and where it should be."""
+
+    text: str
+    unit: str
+    wanted: float
+    measure: Callable[[Result], float]  # NaN = cannot be said yet
+    at_most: bool = False
+
+    def reached(self, result: Result) -> bool | None:
+        """Whether the figure is where it should be; None = cannot be said yet."""
+        value = self.measure(result)
+        if math.isnan(value):
+            return None
+        return value <= self.wanted if self.at_most else value >= self.wanted
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How a task is demonstrated.
+
+    Attributes:
+        episodes: how many, the first one random.
+        solved: whether these returns show that the task is solved.
+        early_stop: whether to stop as soon as it is.
+        goals: figures for the report, beside those of every run.
+    """
+
+    episodes: int = 10
+    solved: Callable[[Sequence[float]], bool] = lambda returns: False
+    early_stop: bool = False
+    goals: tuple[Goal, ...] = ()
+
+
+def best(returns: Sequence[float]) -> float:
+    """The largest return; NaN if there is none."""
+    return max(returns, default=math.nan)
+
+
+def mean(returns: Sequence[float], count: int) -> float:
+    """Mean of exactly `count` returns; NaN if there are not so many."""
+    return sum(returns) / count if len(returns) == count else math.nan
+
+
+def best_mean(returns: Sequence[float], count: int) -> float:
+    """The best mean of `count` successive returns; NaN if there are not so many."""
+    return best([mean(returns[i : i + count], count) for i in range(len(returns) - count + 1)])
+
+
+def best_within(result: Result, steps: int) -> float:
+    """The largest return among the episodes that end within so many steps of experience."""
+    seen, returns = 0, []
+    for episode in result.episodes:
+        seen += episode.steps
+        if seen <= steps:
+            returns.append(episode.ret)
+    return best(returns)
+
+
+def _minutes(limit: float) -> Goal:
+    return Goal("wall clock", "min", limit, lambda r: r.wall_s / 60.0, at_most=True)
+
+
+EVERY_RUN = (
+    Goal("planning time, median", "ms", 20.0, lambda r: r.planning_ms_median, at_most=True),
+    Goal("missed steps", "steps", 0.0, lambda r: float(r.missed_steps), at_most=True),
+)
+
+DEMOS = {
+    "cartpole_swingup": Demo(
+        solved=lambda returns: mean(returns[-3:], 3) >= 865.0,
+        goals=(
+            Goal("best return of episodes 1-6", "1", 800.0, lambda r: best(r.returns[:6])),
+            Goal("mean return of episodes 8-10", "1", 865.0, lambda r: mean(r.returns[7:10], 3)),
+            _minutes(4.0),
+        ),
+    ),
+    "cartpole_pets": Demo(
+        solved=lambda returns: best(returns) >= 170.0,
+        early_stop=True,
+        goals=(
+            Goal("best return within 1000 steps", "1", 170.0, lambda r: best_within(r, 1000)),
+            _minutes(5.0),
+        ),
+    ),
+    "pendulum": Demo(
+        solved=lambda returns: mean(returns[-3:], 3) >= -250.0,
+        early_stop=True,
+        goals=(
+            Goal("best mean return of three episodes in a row", "1", -250.0, lambda r: best_mean(r.returns[:10], 3)),
+        ),
+    ),
+    "pendulum_swingup": Demo(
+        solved=lambda returns: mean(returns[-3:], 3) >= 700.0,
+        early_stop=True,
+        goals=(Goal("best return", "1", 700.0, lambda r: best(r.returns)),),
+    ),
+}
+
+
+def demo_of(task: str) -> Demo:
+    """How a task is demonstrated; a task that nobody described runs for ten episodes."""
+    return DEMOS.get(task, Demo())

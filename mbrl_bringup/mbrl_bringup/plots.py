@@ -1,0 +1,102 @@
+"""The pictures of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from mbrl_bringup.result import Result
+from mbrl_dynamics.spec import Spec
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the back end must be chosen first)
+
+TRUTH, PREDICTED = "black", "tab:blue"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a model foretold from one State on, the actions given. H horizon, D observation.
+
+    Attributes:
+        start: where in the episode it begins [steps].
+        mean: [H+1, D] mean over the members, SI.
+        spread: [H+1, D] standard deviation over the members, SI.
+    """
+
+    start: int
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+
+def learning_curve(result: Result, path: Path) -> None:
+    """Return against episode, and the held-out error below it."""
+    episodes = np.arange(1, len(result.episodes) + 1)
+    errors = [episode.holdout_error for episode in result.episodes]
+    figure, (upper, lower) = plt.subplots(
+        2, sharex=True, figsize=(7.0, 5.0), height_ratios=(2, 1), layout="constrained"
+    )
+    upper.plot(episodes, result.returns, "o-", color="tab:blue")
+    upper.set_ylabel("return")
+    upper.set_title(f"{result.task}, seed {result.seed}: {result.model} and {result.planner}")
+    lower.plot(episodes, errors, "o-", color="tab:orange")
+    lower.set_ylabel("held-out error\n[std of targets]")
+    lower.set_xlabel("episode (the first one with random actions)")
+    if np.isfinite(errors).any():
+        lower.set_yscale("log")
+    lower.set_xticks(episodes)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def predicted_against_happened(
+    spec: Spec, happened: NDArray[np.float64], forecasts: Sequence[Forecast], path: Path
+) -> None:
+    """Each observation element over time: what happened [T, D], and what was foretold from several States on."""
+    rows = spec.observation_dim
+    figure, axes = plt.subplots(
+        rows, sharex=True, figsize=(9.0, 0.6 + 1.5 * rows), layout="constrained", squeeze=False
+    )
+    for d, (element, panel) in enumerate(zip(spec.observation, axes[:, 0], strict=True)):
+        panel.plot(np.arange(len(happened)) * spec.control_period, happened[:, d], color=TRUTH, lw=1.2,
+                   label="happened")
+        for i, forecast in enumerate(forecasts):
+            time = (forecast.start + np.arange(len(forecast.mean))) * spec.control_period
+            mean, spread = forecast.mean[:, d], 2.0 * forecast.spread[:, d]
+            first = i == 0
+            panel.plot(time, mean, "--", color=PREDICTED, lw=1.2, label="predicted" if first else None)
+            panel.plot(time[0], mean[0], ".", color=PREDICTED)
+            panel.fill_between(time, mean - spread, mean + spread, color=PREDICTED, alpha=0.25, lw=0,
+                               label="± 2 std of the ensemble" if first else None)
+        low, high = float(happened[:, d].min()), float(happened[:, d].max())
+        margin = 0.25 * (high - low) or 1.0  # a forecast that runs away must not squash the rest
+        panel.set_ylim(low - margin, high + margin)
+        unit = "" if element.unit == "1" else f" [{element.unit}]"
+        panel.set_ylabel(f"{element.name.replace('_', ' ')}{unit}", fontsize=8)
+        panel.grid(alpha=0.3)
+    axes[0, 0].legend(loc="upper right", ncols=3, fontsize=8)
+    axes[-1, 0].set_xlabel("time in the episode [s]")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def error_by_horizon(happened: NDArray[np.float64], forecasts: Sequence[Forecast]) -> NDArray[np.float64]:
+    """RMS error [H+1] over forecasts and elements, in standard deviations of what happened."""
+    scale = happened.std(axis=0) + 1e-9
+    horizon = min((len(forecast.mean) for forecast in forecasts), default=0)
+    errors = [
+        (f.mean[:horizon] - happened[f.start : f.start + horizon]) / scale
+        for f in forecasts
+        if f.start + horizon <= len(happened)
+    ]
+    if not errors:
+        return np.full(horizon, math.nan)
+    return np.sqrt(np.mean(np.square(errors), axis=(0, 2)))

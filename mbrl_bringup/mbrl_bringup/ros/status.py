@@ -1,0 +1,101 @@
+"""`mbrl status`: what the latched topics of a running stack say."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from mbrl_bringup.ros.client import StackClient
+from mbrl_msgs.msg import LearnerStatus, ModelStatus, Spec, WorldStatus
+
+NOTHING_HEARD = 1  # exit code
+SETTLE = 0.5  # after the first message the others are not far [s]
+
+_WORLD = {
+    WorldStatus.NEEDS_RESET: "needs a reset",
+    WorldStatus.RUNNING: "running",
+    WorldStatus.PAUSED: "paused",
+    WorldStatus.RESETTING: "resetting",
+}
+_MODE = {WorldStatus.LOCKSTEP: "lock-step", WorldStatus.REALTIME: "real time", WorldStatus.FREE: "free-running"}
+_LEARNER = {
+    LearnerStatus.IDLE: "idle",
+    LearnerStatus.TRAINING: "training",
+    LearnerStatus.FAILED: "failed",
+}
+
+
+def print_status(namespace: str, wait: float) -> int:
+    """Listen for at most `wait` [s] and print; returns the exit code, 1 if nothing was heard."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    client = StackClient(namespace)
+    try:
+        begin = time.monotonic()
+        client.wait_for(lambda: all((client.spec, client.world, client.learner, client.models)), timeout=wait)
+        client.spin(min(SETTLE, max(0.0, wait - (time.monotonic() - begin))))
+    finally:
+        client.close()
+        rclpy.try_shutdown()
+    if not any((client.spec, client.world, client.learner, client.models)):
+        where = f"namespace '{namespace}'" if namespace else "no namespace"
+        print(f"nothing is running ({where}, nothing heard for {wait:g} s)", file=sys.stderr)
+        return NOTHING_HEARD
+    for text in (
+        spec_text(client.spec),
+        world_text(client.world),
+        learner_text(client.learner),
+        *(model_text(status) for _, status in sorted(client.models.items())),
+    ):
+        print(text)
+    return 0
+
+
+def spec_text(spec: Spec | None) -> str:
+    """The task, in one line."""
+    if spec is None:
+        return "task      unknown"
+    observation = ", ".join(f"{element.name} [{element.unit}]" for element in spec.observation)
+    action = ", ".join(f"{element.name} [{element.unit}]" for element in spec.action)
+    return f"task      {spec.task}: {observation} -> {action}, every {spec.control_period:g} s"
+
+
+def world_text(world: WorldStatus | None) -> str:
+    """The world, in a few lines."""
+    if world is None:
+        return "world     not heard"
+    lines = [
+        f"world     {_WORLD.get(world.status, '?')}, {_MODE.get(world.mode, '?')}, "
+        f"episode {world.episode}, step {world.step}, {world.real_time_factor:.2f} x real time",
+        f"          controlled by {world.controller_id or 'nobody'}: {world.accepted} actions accepted, "
+        f"{world.refused} refused, {world.missed_steps} steps missed, {world.repeated} States repeated",
+    ]
+    if world.last_refusal:
+        lines.append(f"          last refusal: {world.last_refusal}")
+    if world.last_fault:
+        lines.append(f"          last fault: {world.last_fault}")
+    return "\n".join(lines)
+
+
+def learner_text(learner: LearnerStatus | None) -> str:
+    """The learner, in a few lines."""
+    if learner is None:
+        return "learner   not heard"
+    lines = [
+        f"learner   {_LEARNER.get(learner.status, '?')}, version {learner.version}, {learner.transitions} "
+        f"transitions of {learner.episodes} episodes, {'recording' if learner.recording else 'not recording'}",
+        f"          held-out error {learner.holdout_error:.4f}, last fit {learner.fit_seconds:.1f} s, "
+        f"{learner.refused} States refused, {learner.gaps} gaps",
+    ]
+    if learner.error_msg:
+        lines.append(f"          error: {learner.error_msg}")
+    return "\n".join(lines)
+
+
+def model_text(status: ModelStatus) -> str:
+    """The model that one node uses, in a line or two."""
+    used = f"{status.model_id} version {status.version}" if status.in_use else "no model"
+    text = f"model     {status.node}: {used}, {status.swaps} swaps, {status.refused} updates refused"
+    return text + (f"\n          last refusal: {status.last_refusal}" if status.last_refusal else "")
