@@ -131,6 +131,8 @@ write_requirements() {  # .venv/requirements.txt and .venv/constraints.txt for t
   elif [ "${numpy%%.*}" = 1 ]; then
     fail "OpenCV is missing: install it (Debian, Ubuntu: sudo apt install python3-opencv)."
   fi
+  command -v colcon > /dev/null ||
+    fail "colcon is missing: install it (Debian, Ubuntu: sudo apt install python3-colcon-common-extensions)."
   sed -i '/^numpy==/d' .venv/requirements.txt
   sed '/^numpy==/d' requirements/lock.txt > .venv/constraints.txt
   echo "numpy==$numpy" >> .venv/constraints.txt
@@ -176,12 +178,13 @@ build_inputs() {  # what a symlinked install does not follow by itself
 
 build_workspace() {
   say "[3/3] Workspace (colcon build, about 1 min; later runs skip this)"
-  if [ -e build/unfinished ]; then rm -rf build/mbrl_* install; fi
+  # A build that was broken off, or made without symlinks by a plain colcon build, cannot be continued.
+  if [ -e build/unfinished ] || [ ! -e build/stamp ]; then rm -rf build/mbrl_* install; fi
   touch build/unfinished
   (
     set +u
     source tools/env.sh --underlay
-    python -m colcon --log-base build/log build --symlink-install --cmake-args -DBUILD_TESTING=OFF
+    python "$(command -v colcon)" --log-base build/log build --symlink-install --cmake-args -DBUILD_TESTING=OFF
   ) >> "$log" 2>&1 || fail_with_log "the workspace could not be built"
   rm build/unfinished
 }
@@ -201,7 +204,10 @@ main() {
     dev=1
   fi
   workspace="$packages $(build_inputs | sha256sum)"
-  if fresh "$stamp" "$packages" && fresh build/stamp "$workspace" && [ -e install/local_setup.bash ]; then return; fi
+  if [ -x .venv/bin/python ] && [ -e install/local_setup.bash ] &&
+    fresh "$stamp" "$packages" && fresh build/stamp "$workspace"; then
+    return
+  fi
 
   : > "$log"
   check_compiler
