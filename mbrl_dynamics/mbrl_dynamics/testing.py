@@ -1,0 +1,205 @@
+"""Contract tests: what every model and every task must keep, ours or a user's.
+
+A test of a new model is three lines::
+
+    def test_contract():
+        check_model(lambda spec: MyModel(spec))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.imagine import imagine_by_steps
+from mbrl_dynamics.interfaces import Budget, Capabilities, Model, Noise, Policy, Task
+from mbrl_dynamics.spec import Element, Spec
+from mbrl_dynamics.transition import Transition
+from mbrl_dynamics.types import ModelState, Prediction, Rollout
+
+PERIOD = 0.1  # of the point mass [s]
+
+
+def point_mass_spec() -> Spec:
+    """A point mass on a line: position, velocity; an acceleration of at most 2 m/s²."""
+    return Spec(
+        task="point_mass",
+        observation=(Element("position", "m", -5.0, 5.0), Element("velocity", "m/s", -5.0, 5.0)),
+        action=(Element("acceleration", "m/s^2", -2.0, 2.0),),
+        control_period=PERIOD,
+    )
+
+
+class PointMass:
+    """The point mass as a task, and as its own exact model: every planner's and learner's yardstick.
+
+    next = A obs + B action, reward = -(position² + 0.1 velocity² + 0.01 acceleration²).
+    """
+
+    A = np.array([[1.0, PERIOD], [0.0, 1.0]])
+    B = np.array([[PERIOD**2 / 2], [PERIOD]]) * 2.0  # actions are scaled: 1 is 2 m/s²
+    Q = np.diag([1.0, 0.1])
+    R = np.array([[0.01 * 4.0]])
+    capabilities = Capabilities(differentiable=True, rewards=True)
+    max_steps = 100
+
+    def __init__(self) -> None:
+        self.spec = point_mass_spec()
+        self._a, self._b = torch.from_numpy(self.A).float(), torch.from_numpy(self.B).float()
+
+    def reward(self, obs: Any, action: Any, next_obs: Any) -> Any:
+        """Quadratic, of the state that was left."""
+        return -(obs[..., 0] ** 2 + 0.1 * obs[..., 1] ** 2 + 0.04 * action[..., 0] ** 2)
+
+    def terminated(self, next_obs: Any) -> None:
+        """Never."""
+
+    def observe(self, state: Tensor | None, action: Tensor | None, obs: Mapping[str, Tensor],
+                first: Tensor | None = None) -> Tensor:
+        """The observation is the state."""
+        return obs["vector"].float()
+
+    def step(self, state: Tensor, action: Tensor, noise: Noise = None) -> Prediction:
+        """The exact next state."""
+        after = state @ self._a.T + action @ self._b.T
+        return Prediction(after, after, reward=self.reward(state, action, after))
+
+    def imagine(self, state: Tensor, actions: Tensor | Policy, *, particles: int | None = None,
+                horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
+        """Step by step."""
+        return imagine_by_steps(self, state, actions, particles or 1, horizon, noise, keep)  # type: ignore[arg-type]
+
+    def spread(self, state: Tensor, particles: int) -> Tensor:
+        """The state for each particle."""
+        return state.unsqueeze(1).expand(-1, particles, -1)
+
+    def feature(self, state: Tensor) -> Tensor:
+        """The state."""
+        return state
+
+    def decode(self, state: Tensor) -> Tensor:
+        """The state."""
+        return state
+
+
+def record(step: Callable[[np.ndarray, np.ndarray], np.ndarray], spec: Spec, episodes: int, steps: int,
+           seed: int = 0, start: float = 1.0) -> ReplayBuffer:
+    """A buffer of random behaviour: `step(obs, scaled action)` gives the next observation."""
+    rng, buffer = np.random.default_rng(seed), ReplayBuffer(spec)
+    for episode in range(episodes):
+        obs = rng.uniform(-start, start, spec.observation_dim)
+        buffer.add(Transition(bytes(16), episode, 0, obs, np.zeros(spec.action_dim), first=True))
+        for k in range(1, steps + 1):
+            action = rng.uniform(-1.0, 1.0, spec.inner_action_dim)
+            obs = step(obs, action)
+            buffer.add(Transition(bytes(16), episode, k, obs, spec.unscale_action(action), truncated=k == steps))
+    return buffer
+
+
+def check_model(make: Callable[[Spec], Any], *, budget: Budget | None = None, tolerance: float = 0.1) -> None:
+    """Hold a model to its protocol, on the point mass.
+
+    Args:
+        make: builds an untrained model for a spec.
+        budget: of the fit; None = the default.
+        tolerance: allowed held-out error after the fit, in standard deviations of the deltas.
+
+    Raises:
+        AssertionError: the model breaks the contract; the message says which rule.
+    """
+    world, spec = PointMass(), point_mass_spec()
+    buffer = record(lambda o, a: world.A @ o + world.B @ a, spec, episodes=8, steps=50)
+    model: Model = make(spec)
+    metrics = model.fit(buffer, budget or Budget())
+    assert {"train_loss", "holdout_error"} <= metrics.keys(), "fit must report train_loss and holdout_error"
+    assert metrics["holdout_error"] < tolerance, f"held-out error {metrics['holdout_error']:.3f} after the fit"
+
+    obs = torch.tensor([[0.5, -0.2], [-1.0, 0.3], [0.0, 0.0]])
+    action = torch.tensor([[0.5], [-1.0], [0.0]])
+    state = model.observe(None, None, {"vector": obs})
+    with torch.no_grad():
+        _check_step(model, state, obs, action)
+        _check_imagine(model, state)
+    if model.capabilities.differentiable:
+        _check_gradient(model, state, action)
+    _check_round_trip(make, spec, model, state, action)
+
+
+def _check_step(model: Model, state: ModelState, obs: Tensor, action: Tensor) -> None:
+    first, again = model.step(state, action), model.step(state, action)
+    assert first.obs is not None and torch.equal(first.obs, again.obs), "step without noise must be pure"
+    assert first.obs.shape == obs.shape, "step must predict [B, D]"
+    decoded = model.decode(state)
+    assert decoded is None or torch.allclose(decoded, obs, atol=1e-5), "observe must not change an observation"
+    if model.capabilities.stochastic:
+        draws = [model.step(state, action, torch.Generator().manual_seed(s)).obs for s in (1, 1, 2)]
+        assert torch.equal(draws[0], draws[1]), "the same noise must give the same outcome"
+        assert not torch.equal(draws[0], draws[2]), "other noise must give another outcome"
+
+
+def _check_imagine(model: Model, state: ModelState) -> None:
+    plans = torch.rand(3, 4, 6, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rollout = model.imagine(state, plans, keep=("obs", "action"))
+    b, n, p, h = rollout.reward.shape
+    assert (b, n, h) == (3, 4, 6) and p >= 1, "imagine must give rewards [B, N, P, H]"
+    assert rollout.obs is not None and rollout.obs.shape == (3, 4, p, 7, 2), "obs must be [B, N, P, H+1, D]"
+    assert rollout.action is not None and rollout.action.shape == (3, 4, p, 6, 1), "action must be [B, N, P, H, A]"
+    assert rollout.alive.shape == rollout.reward.shape, "alive must be as reward"
+    if rollout.disagreement is not None:
+        assert rollout.disagreement.shape == (3, 4, 6), "disagreement must be [B, N, H]"
+        assert (rollout.disagreement >= 0).all(), "disagreement cannot be negative"
+    plain = imagine_by_steps(model, state, plans, p, None, None, ("obs",))
+    assert torch.allclose(rollout.obs, plain.obs, atol=1e-4), "imagine must agree with step by step"
+    lone = model.imagine(type(state)(*(x if x is None else x[1:2] for x in state)) if isinstance(state, tuple)
+                         else state[1:2], plans[1:2, 2:3], keep=("obs",))
+    assert torch.allclose(lone.obs[0, 0], rollout.obs[1, 2], atol=1e-4), "candidates must not touch each other"
+
+
+def _check_gradient(model: Model, state: ModelState, action: Tensor) -> None:
+    action = action.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(model.step(state, action).obs.sum(), action)
+    with torch.no_grad():
+        width = 1e-2
+        up, down = (model.step(state, action + d).obs.sum(-1) for d in (width, -width))
+    numeric = ((up - down) / (2 * width))[:, None]
+    assert torch.allclose(gradient, numeric, rtol=0.05, atol=0.01), "the gradient must be that of the prediction"
+
+
+def _check_round_trip(make: Callable[[Spec], Any], spec: Spec, model: Any, state: ModelState, action: Tensor) -> None:
+    copy = make(spec)
+    copy.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+    with torch.no_grad():
+        assert torch.equal(copy.step(state, action).obs, model.step(state, action).obs), "state_dict must say it all"
+
+
+def check_task(task: Task, observations: np.ndarray) -> None:
+    """Hold a task to its protocol.
+
+    Args:
+        task: whose reward and termination are tried.
+        observations: [M, D] real ones, SI, at least two.
+
+    Raises:
+        AssertionError: the task breaks the contract; the message says which rule.
+    """
+    rng = np.random.default_rng(0)
+    assert task.max_steps >= 1, "max_steps must be positive"
+    assert observations.shape[1] == task.spec.observation_dim, "the observations are not those of the spec"
+    before, after = observations[:-1], observations[1:]
+    action = rng.uniform(-1.0, 1.0, (len(before), task.spec.inner_action_dim))
+    reward = task.reward(before, action, after)
+    assert reward.shape == (len(before),), "reward must keep the leading dimensions"
+    assert np.isfinite(reward).all(), "reward must be finite"
+    tensors = [torch.from_numpy(x) for x in (before, action, after)]
+    assert np.allclose(task.reward(*tensors).numpy(), reward), "reward must be the same for numpy and torch"
+    deep = [x.expand(2, 3, *x.shape) for x in tensors]
+    assert np.allclose(task.reward(*deep)[1, 2].numpy(), reward), "reward must take any leading dimensions"
+    ended = task.terminated(after)
+    if ended is not None:
+        assert ended.dtype == np.bool_ and ended.shape == reward.shape, "terminated must be bool [...]"
+        assert (task.terminated(tensors[2]).numpy() == ended).all(), "terminated must be the same for torch"

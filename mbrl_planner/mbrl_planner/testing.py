@@ -1,0 +1,113 @@
+"""Contract tests: what every planner must keep, ours or a user's, on a point mass whose optimum is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from mbrl_dynamics.testing import PointMass
+from mbrl_dynamics.types import Rollout
+from mbrl_planner.interfaces import Planner
+
+
+def lqr_return(start: np.ndarray, steps: int) -> float:
+    """Best possible return of the point mass: the finite-horizon Riccati recursion (Bertsekas, chapter 4.1)."""
+    world = PointMass()
+    cost = np.zeros((2, 2))  # nothing is paid for the last state
+    for _ in range(steps):
+        gain = np.linalg.solve(world.R + world.B.T @ cost @ world.B, world.B.T @ cost @ world.A)
+        cost = world.Q + world.A.T @ cost @ (world.A - world.B @ gain)
+    return -float(start @ cost @ start)
+
+
+def stationary_gain() -> np.ndarray:
+    """The infinite-horizon LQR gain [1, 2] of the point mass, from scipy's Riccati solver."""
+    world = PointMass()
+    cost = scipy.linalg.solve_discrete_are(world.A, world.B, world.Q, world.R)
+    return np.linalg.solve(world.R + world.B.T @ cost @ world.B, world.B.T @ cost @ world.A)
+
+
+class Poisoned(PointMass):
+    """A point mass whose model returns NaN for most candidates, as a diverged network does."""
+
+    def imagine(self, *args: Any, **kwargs: Any) -> Rollout:
+        """As the point mass, with NaN rewards for all candidates but every third."""
+        rollout = super().imagine(*args, **kwargs)
+        reward = rollout.reward.clone()
+        reward[:, 1::3] = torch.nan
+        reward[:, 2::3] = torch.nan
+        return replace(rollout, reward=reward)
+
+
+def closed_loop(planner: Planner, starts: Tensor, steps: int, seed: int = 0) -> Tensor:
+    """Returns [B] of the point mass under a planner that sees the true model, warm-started."""
+    model, generator = PointMass(), torch.Generator().manual_seed(seed)
+    state, guess, total = starts, None, torch.zeros(len(starts))
+    for _ in range(steps):
+        plan = planner.plan(model, state, guess, noise=generator)
+        guess = plan.guess
+        prediction = model.step(state, plan.actions[:, 0])
+        state, total = prediction.state, total + prediction.reward
+    return total
+
+
+def check_planner(make: Callable[[], Planner], *, score: float = 0.9) -> None:
+    """Hold a planner to its protocol.
+
+    Args:
+        make: builds it with its default configuration.
+        score: least closed-loop score on the point mass, where LQR is 1 and doing nothing is 0.
+
+    Raises:
+        AssertionError: the planner breaks the contract; the message says which rule.
+    """
+    planner, model = make(), PointMass()
+    starts = torch.tensor([[1.0, 0.0], [-0.6, 0.5], [0.3, -0.8]])
+
+    def plan(seed: int = 0, **kwargs: Any) -> Any:
+        return planner.plan(model, starts, noise=torch.Generator().manual_seed(seed), **kwargs)
+
+    first, again, other = plan(0), plan(0), plan(1)
+    batch, horizon, width = first.actions.shape
+    assert (batch, width) == (3, 1), "actions must be [B, H, A]"
+    assert first.actions.abs().max() <= 1, "actions must stay within [-1, 1]"
+    assert first.value.shape == (3,), "value must be [B]"
+    assert torch.equal(first.actions, again.actions), "the same noise must give the same plan"
+    assert not torch.equal(first.actions, other.actions), "other noise must give another plan"
+    assert first.deadline_met, "without a deadline it is always met"
+    assert first.obs is None and first.candidate_obs is None, "display costs time: only when asked for"
+
+    late = plan(deadline=time.perf_counter() - 1.0)
+    assert not late.deadline_met and late.actions.isfinite().all(), "a missed deadline still gives the best so far"
+    shown = plan(display=5)
+    assert torch.equal(shown.actions, first.actions), "display must not change the plan"
+    assert shown.obs.shape == (3, horizon + 1, 2) and shown.spread.shape == shown.obs.shape
+    assert shown.candidate_obs.shape == (3, 5, horizon + 1, 2) and shown.candidate_returns.shape == (3, 5)
+    assert torch.allclose(shown.obs[:, 0], starts), "the predicted path begins at the state"
+
+    warm = plan(guess=first.guess, shift=0)
+    assert (warm.value >= first.value - 0.2 * first.value.abs()).all(), "a warm start must not lose what was found"
+    poisoned = planner.plan(Poisoned(), starts, noise=torch.Generator().manual_seed(0))
+    assert poisoned.actions.isfinite().all(), "candidates without a number must not reach the answer"
+
+    best = torch.tensor([lqr_return(start.numpy(), 60) for start in starts])
+    idle = torch.stack([
+        sum(model.reward(s, torch.zeros(1), s) for s in _drift(model, start, 60)) for start in starts
+    ])
+    reached = closed_loop(planner, starts, 60)
+    scores = (reached - idle) / (best - idle)
+    assert scores.min() >= score, f"closed-loop scores {[round(float(s), 3) for s in scores]}, below {score}"
+
+
+def _drift(model: PointMass, start: Tensor, steps: int) -> list[Tensor]:
+    states = [start]
+    for _ in range(steps - 1):
+        states.append(model.step(states[-1], torch.zeros(1)).state)
+    return states
