@@ -45,13 +45,17 @@ class WorldConfig:
         int, Field(ge=0, le=1000, description="a late plan's tail bridges at most this many periods [steps]")
     ] = 5
     repeat_period: Annotated[
-        float, Field(gt=0, description="lock-step: an unanswered State is repeated this often [s, steady clock]")
+        float,
+        Field(gt=0, description="lock-step: an unanswered State is repeated this often [s, steady clock]"),
     ] = 0.25
     release_after: Annotated[
         float, Field(gt=0, description="a controller that is silent so long loses control [s, steady clock]")
     ] = 10.0
     max_steps: Annotated[
-        int, Field(ge=0, description="an episode is truncated after this many steps [steps]; 0 = as the task says")
+        int,
+        Field(
+            ge=0, description="an episode is truncated after this many steps [steps]; 0 = as the task says"
+        ),
     ] = 0
 
 
@@ -232,7 +236,9 @@ class World:
         if self.state is None:
             return self.desk.refuse("episode", "no episode has begun")
         if not self._live and answer.key == self.state.key:
-            return self.desk.refuse("step", f"the episode ended with step {answer.step}, which needs no answer")
+            return self.desk.refuse(
+                "step", f"the episode ended with step {answer.step}, which needs no answer"
+            )
         return self.desk.offer(answer, self.step)
 
     def _proceed(self, now: float) -> Transition | None:

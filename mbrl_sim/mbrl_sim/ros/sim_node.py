@@ -6,6 +6,11 @@ import sys
 import time
 from typing import Annotated, Any
 
+from rclpy.action import ActionServer
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from visualization_msgs.msg import MarkerArray
+
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.plugins import find
@@ -14,16 +19,12 @@ from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, run
 from mbrl_dynamics.ros.params import Params
 from mbrl_dynamics.transition import Transition
 from mbrl_msgs.action import Reset
-from mbrl_msgs.msg import Action, Spec, State, WorldStatus
+from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Pause, SingleStep
 from mbrl_sim.ros.scene import Joints, Scene
 from mbrl_sim.ros.status import StatusReporter
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.world import World, WorldConfig
-from rclpy.action import ActionServer
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import JointState
-from visualization_msgs.msg import MarkerArray
 
 
 @config
@@ -107,7 +108,10 @@ class SimNode(BaseNode):
         self, request: SingleStep.Request, response: SingleStep.Response
     ) -> SingleStep.Response:
         if not request.steps:
-            response.error_code, response.error_msg = SingleStep.Response.BAD_REQUEST, "steps must be at least 1"
+            response.error_code, response.error_msg = (
+                SingleStep.Response.BAD_REQUEST,
+                "steps must be at least 1",
+            )
             return response
         try:
             self._emit(self.world.single_step(request.steps, time.monotonic()))
@@ -134,7 +138,7 @@ class SimNode(BaseNode):
     def _coast(self) -> None:
         """Run free physics until the next display is due."""
         now = time.monotonic()
-        self._next_display = max(self._next_display + 1.0 / self.settings.display_rate, now)
+        self._next_display = max(self._next_display, now) + 1.0 / self.settings.display_rate
         self._emit(self.world.coast(self._next_display - now, time.monotonic))
         self._display()
 

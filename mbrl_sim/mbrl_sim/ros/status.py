@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
 from mbrl_dynamics.ros.convert import time_msg, world_id_field
 from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
 from mbrl_msgs.msg import WorldStatus

@@ -77,7 +77,7 @@ class MujocoTask:
         return obs
 
     def pose(self, obs: Array) -> Array:
-        """qpos [..., nq] that looks like an observation, to draw what was recorded or predicted."""
+        """Qpos [..., nq] that looks like an observation, to draw what was recorded or predicted."""
         raise NotImplementedError
 
     def points(self, obs: Array) -> Array:
