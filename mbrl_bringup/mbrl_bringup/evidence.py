@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,22 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
 
-if TYPE_CHECKING:
-    from mbrl_bringup.plots import Forecast
-
 HORIZON = 25  # of the forecasts in a report [steps]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a model foretold from one State on, the actions given. H horizon, D observation.
+
+    Attributes:
+        start: where in the episode it begins [steps].
+        mean: [H+1, D] mean over the members, SI.
+        spread: [H+1, D] standard deviation over the members, SI.
+    """
+
+    start: int
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,6 @@ def forecast(
         actions: [T-1, A], SI; row t led from observation t to t+1.
     """
     import torch
-
-    from mbrl_bringup.plots import Forecast
 
     scaled = spec.scale_action(actions)
     forecasts = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from mbrl_bringup.evidence import Forecast
 from mbrl_bringup.result import Result
 from mbrl_dynamics.spec import Spec
 
@@ -18,21 +18,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the back end must be chosen first)
 
 TRUTH, PREDICTED = "black", "tab:blue"
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a model foretold from one State on, the actions given. H horizon, D observation.
-
-    Attributes:
-        start: where in the episode it begins [steps].
-        mean: [H+1, D] mean over the members, SI.
-        spread: [H+1, D] standard deviation over the members, SI.
-    """
-
-    start: int
-    mean: NDArray[np.float64]
-    spread: NDArray[np.float64]
 
 
 def learning_curve(result: Result, path: Path) -> None:

@@ -1,0 +1,138 @@
+"""The launch arguments become processes, and every mistake one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mbrl_bringup.stack import Process, file_parameters, resolve, share
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.plugins import names
+
+
+def by_name(processes: list[Process]) -> dict[str, Process]:
+    return {process.name: process for process in processes}
+
+
+def write(path: Path, content: Any) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_the_stack_is_one_process_a_node_in_the_order_of_the_flow() -> None:
+    assert [process.name for process in resolve({})] == ["sim_node", "dynamics_node", "planner_node"]
+
+
+@pytest.mark.parametrize("task", names("tasks"))
+def test_each_task_has_parameters_of_its_own_that_its_nodes_accept(task: str) -> None:
+    assert share(f"config/{task}.yaml").is_file()
+    assert by_name(resolve({"task": task}))["sim_node"].configuration["task"] == task
+
+
+def test_arguments_win_over_the_file_of_the_user_which_wins_over_that_of_the_task(tmp_path: Path) -> None:
+    mine = {"/**/sim_node": {"ros__parameters": {"tail_steps": 7, "seed": 3}}}
+    mine |= {"/**/planner_node": {"ros__parameters": {"icem": {"horizon": 11}}}}
+    stack = by_name(resolve({"seed": 9, "params_file": write(tmp_path / "mine.yaml", mine)}))
+    assert stack["sim_node"].parameters["tail_steps"] == 7
+    assert stack["sim_node"].parameters["seed"] == 9
+    assert stack["planner_node"].parameters["icem.horizon"] == 11
+    assert stack["planner_node"].configuration["icem.horizon"] == 11
+
+
+def test_text_and_typed_arguments_mean_the_same() -> None:
+    text = {"task": "pendulum", "seed": "4", "real_time_factor": "2", "mode": "realtime", "rviz": "true", "model": ""}
+    typed = {"task": "pendulum", "seed": 4, "real_time_factor": 2.0, "mode": "realtime", "rviz": True}
+    assert resolve(text) == resolve(typed)
+
+
+def test_a_world_that_nobody_controls_runs_alone() -> None:
+    assert [process.name for process in resolve({"mode": "free"})] == ["sim_node"]
+
+
+def test_rviz_is_started_with_the_view_of_this_package() -> None:
+    rviz = by_name(resolve({"rviz": True}))["rviz2"]
+    assert Path(rviz.arguments[1]).is_file()
+    assert rviz.command(Path("p.yaml"))[0] == "rviz2"
+
+
+def test_a_namespace_holds_a_whole_robot_with_a_clock_of_its_own() -> None:
+    for process in resolve({"namespace": "lab/robot1", "rviz": True}):
+        assert process.full_name == f"/lab/robot1/{process.name}"
+        assert ("/clock", "/lab/robot1/clock") in process.remappings
+        assert ("diagnostics", "/diagnostics") in process.remappings
+
+
+def test_numbers_that_yaml_takes_for_text_reach_the_node_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("/**/sim_node: {ros__parameters: {repeat_period: 5e-1}}")
+    assert by_name(resolve({"params_file": str(path)}))["sim_node"].parameters["repeat_period"] == 0.5
+
+
+def test_the_parameters_of_a_process_survive_the_way_through_its_file(tmp_path: Path) -> None:
+    for process in resolve({"namespace": "r", "task": "pendulum"}):
+        path = tmp_path / process.name
+        path.write_text(process.parameters_yaml())
+        assert file_parameters(path, process.name, "/r") == dict(process.parameters)
+
+
+@pytest.mark.parametrize(
+    ("section", "matches"),
+    [("/**", True), ("/**/sim_node", True), ("sim_node", False), ("/r/sim_node", True), ("/*/sim_node", True),
+     ("/**/other", False), ("/*", False)],
+)
+def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matches: bool) -> None:
+    path = tmp_path / "p.yaml"
+    write(path, {section: {"ros__parameters": {"a": {"b": 1}}}})
+    assert file_parameters(path, "sim_node", "/r") == ({"a.b": 1} if matches else {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"task": "nope"}, "unknown task 'nope'; valid: .*pendulum"),
+        ({"task": "pendulm"}, "did you mean 'pendulum'"),
+        ({"planner": "nope"}, "unknown planner 'nope'; valid: cem, icem, mppi"),
+        ({"model": "nope"}, "unknown model 'nope'; valid: ensemble"),
+        ({"tusk": "pendulum"}, "unknown parameter 'tusk'.*valid: .*task"),
+        ({"seed": "many"}, "'seed' is 'many'"),
+        ({"seed": -1}, "'seed' is -1"),
+        ({"mode": "fast"}, "'mode' is 'fast', but it should be 'lockstep', 'realtime' or 'free'"),
+        ({"real_time_factor": 0}, "'real_time_factor' is 0"),
+        ({"action_delay_steps": 1000}, "sim_node: .*'action_delay_steps' is 1000"),
+        ({"namespace": "1robot!"}, "'namespace' is '1robot!'"),
+        ({"params_file": "/no/such/file"}, "no such file"),
+        ({"rviz": "maybe"}, "'rviz' is 'maybe'"),
+    ],
+)
+def test_a_bad_argument_is_named_with_what_is_valid(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        resolve(arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"/**/sim_node": {"ros__parameters": {"tusk": 1}}}, "sim_node: unknown parameter 'tusk'"),
+        ({"/**/sim_node": {"ros__parameters": {"tail_steps": "far"}}}, "'tail_steps' is 'far'"),
+        ({"/**/planner_node": {"ros__parameters": {"icem": {"horizon": 0}}}}, "'icem.horizon' is 0"),
+        ({"/**/planner_node": {"ros__parameters": {"icme": {"horizon": 9}}}}, "'icme.horizon' of planner_node"),
+        ({"/**/dynamics_node": {"ros__parameters": {"ensemble": {"members": 0}}}}, "'ensemble.members' is 0"),
+        ({"/**/sin_node": {"ros__parameters": {"seed": 1}}}, "section '/\\*\\*/sin_node'.*sim_node"),
+        ({"/**/sim_node": {"seed": 1}}, "not a ROS parameters file"),
+        ([1, 2], "not a ROS parameters file"),
+    ],
+)
+def test_a_bad_parameter_file_is_refused_before_anything_is_started(
+    tmp_path: Path, content: Any, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        resolve({"params_file": write(tmp_path / "bad.yaml", content)})
+
+
+def test_broken_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("a: [1,")
+    with pytest.raises(UserError, match="not valid YAML"):
+        resolve({"params_file": str(tmp_path / "bad.yaml")})
