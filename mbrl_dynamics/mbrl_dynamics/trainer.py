@@ -27,7 +27,7 @@ class Trainable(Protocol):
         ...
 
     def holdout(self, batch: Trajectory) -> Tensor:
-        """Squared error of each member on held-out data [E]."""
+        """Error of each member on held-out data [E], in standard deviations of the targets."""
         ...
 
     def parameters(self) -> Any:
@@ -68,7 +68,7 @@ class Trainer:
             progress: called at each look at the held-out data; an exception that it raises ends the fit.
 
         Returns:
-            "train_loss", "holdout_error" (root mean square, in standard deviations of the targets),
+            "train_loss", "holdout_error" (mean over the members),
             "steps" and "seconds".
 
         Raises:
@@ -148,7 +148,7 @@ class Trainer:
             parameter.copy_(best)
 
     def _error(self) -> float:
-        return float(self.best_scores.mean().sqrt())
+        return float(self.best_scores.mean())
 
 
 def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -83,7 +83,7 @@ class Ensemble(nn.Module):
         self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))  # of normalised deltas
         self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
         self.input_normalizer, self.delta_normalizer = Normalizer(inputs), Normalizer(outputs)
-        self.register_buffer("holdout_mse", torch.zeros(self.members))
+        self.register_buffer("holdout_errors", torch.zeros(self.members))
         self.register_buffer("seed", torch.tensor(seed))
         self._bootstrap: Tensor | None = None
         self._trainer = Trainer(self, self.config, seed)
@@ -135,9 +135,13 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def holdout(self, batch: Trajectory) -> Tensor:
-        """Mean squared error of each member on held-out data [E], in variances of the deltas."""
+        """Mean absolute error of each member on held-out data [E], in standard deviations of the deltas.
+
+        Absolute rather than squared: an impact (a cart against its buffer) is rare and large, and would by
+        itself decide when to stop.
+        """
         obs, action, target = self.targets(batch)
-        return (self(obs, action)[0] - target).square().mean((-1, -2))
+        return (self(obs, action)[0] - target).abs().mean((-1, -2))
 
     def fit(self, buffer: ReplayBuffer, budget: Budget,
             progress: Callable[[Metrics], None] | None = None) -> Metrics:
@@ -145,7 +149,7 @@ class Ensemble(nn.Module):
         self._folded = None
         self.renormalize(buffer.all())
         metrics = self._trainer.fit(buffer, budget, progress)
-        self.holdout_mse.copy_(self._trainer.best_scores)
+        self.holdout_errors.copy_(self._trainer.best_scores)
         return metrics
 
     @torch.no_grad()

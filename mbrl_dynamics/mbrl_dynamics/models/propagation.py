@@ -36,7 +36,7 @@ class Predictor:
     """
 
     def __init__(self, model: Ensemble) -> None:
-        elite = torch.argsort(model.holdout_mse, stable=True)[: model.elites]
+        elite = torch.argsort(model.holdout_errors, stable=True)[: model.elites]
         self.weights = [weight[elite] for weight in model.weights]
         self.biases = [bias[elite] for bias in model.biases]
         self.members, self.size = model.elites, model.spec.observation_dim
@@ -99,9 +99,24 @@ def propagate(net: Predictor, method: str, state: EnsembleState, actions: Tensor
         obs += _change(net, method, x, noise)
         net.project_(obs)
         path[t + 1] = obs
-    shape = (horizon + 1, members, batch, candidates, share, size)
-    imagined = path.view(shape).permute(2, 3, 1, 4, 0, 5).reshape(batch, candidates, members * share, horizon + 1, size)
-    return _rollout(net, imagined, actions, keep)
+    futures = path.view(horizon + 1, members, batch, candidates, share, size)
+    ones = actions.new_ones(batch, candidates, members * share, horizon)
+    obs = futures.permute(2, 3, 1, 4, 0, 5).reshape(batch, candidates, members * share, horizon + 1, size)
+    return Rollout(
+        reward=torch.zeros_like(ones),
+        alive=ones,
+        disagreement=_disagreement(futures[1:], net.scale) if members * share > 1 else None,
+        last=EnsembleState(obs[..., -1, :]),
+        obs=obs if "obs" in keep else None,
+        action=actions.unsqueeze(2).expand(-1, -1, members * share, -1, -1) if "action" in keep else None,
+    )
+
+
+def _disagreement(futures: Tensor, scale: Tensor) -> Tensor:
+    """Spread of imagined observations [H, E, B, N, P / E, D] over particles, in standard scores: [B, N, H]."""
+    deviation = futures - futures.mean((1, 4), keepdim=True)
+    spread = deviation.square_().mean((1, 4)).sqrt_().div_(scale).mean(-1)
+    return spread.permute(1, 2, 0)
 
 
 def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
@@ -120,20 +135,3 @@ def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
     if order is not None:
         change = torch.empty_like(change.flatten(0, 1)).index_copy_(0, order, change.flatten(0, 1)).view_as(change)
     return change
-
-
-def _rollout(net: Predictor, imagined: Tensor, actions: Tensor, keep: Collection[str]) -> Rollout:
-    """Package imagined observations [B, N, P, H + 1, D]."""
-    particles, horizon = imagined.shape[2], actions.shape[2]
-    ones = imagined.new_ones(*imagined.shape[:3], horizon)
-    disagreement = None
-    if particles > 1:
-        disagreement = (imagined[..., 1:, :].std(dim=2, correction=0) / net.scale).mean(-1)
-    return Rollout(
-        reward=torch.zeros_like(ones),
-        alive=ones,
-        disagreement=disagreement,
-        last=EnsembleState(imagined[..., -1, :]),
-        obs=imagined if "obs" in keep else None,
-        action=actions.unsqueeze(2).expand(-1, -1, particles, -1, -1) if "action" in keep else None,
-    )
