@@ -9,10 +9,11 @@ import dataclasses
 import sys
 import time
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from mbrl_bringup.stack import Process, StackConfig, argument_text, default_run_dir, resolve
 from mbrl_dynamics.config import describe, one_of
 from mbrl_dynamics.errors import UserError
@@ -21,7 +22,9 @@ from mbrl_dynamics.errors import UserError
 def generate_launch_description() -> LaunchDescription:
     """One DeclareLaunchArgument an argument, then the processes."""
     declared = [
-        DeclareLaunchArgument(field.name, default_value=argument_text(field.default), description=field.description)
+        DeclareLaunchArgument(
+            field.name, default_value=argument_text(field.default), description=field.description
+        )
         for field in describe(StackConfig)
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=_processes)])

@@ -8,9 +8,9 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from mbrl_dynamics.config import describe, one_of
 from mbrl_dynamics.errors import UserError
@@ -70,7 +70,7 @@ def _demo(values: dict[str, Any]) -> int:
     from mbrl_bringup.ros.demo import run_demo
     from mbrl_dynamics.config import build
 
-    own = {field.name for field in dataclasses.fields(DemoConfig)}  # type: ignore[arg-type]
+    own = {field.name for field in dataclasses.fields(DemoConfig)}
     options = build(DemoConfig, {name: value for name, value in values.items() if name in own})
     return run_demo({name: value for name, value in values.items() if name not in own}, options, _BEGAN)
 
@@ -113,7 +113,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     parser = _Parser(prog="mbrl", description="Model-based reinforcement learning on ROS 2.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands = {
-        name: subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        name: subparsers.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        )
         for name, (text, _) in _COMMANDS.items()
     }
     _add_options(commands["up"], StackConfig)
@@ -121,25 +123,33 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     _add_options(commands["demo"], DemoConfig)
     commands["report"].add_argument("folder", help="folder of the run, for example runs/<time>-<task>")
     commands["status"].add_argument("--namespace", help="of the stack; empty = none")
-    commands["status"].add_argument("--wait", type=_seconds, help="how long to listen at most [s] (default: 5)")
+    commands["status"].add_argument(
+        "--wait", type=_seconds, help="how long to listen at most [s] (default: 5)"
+    )
     return parser, commands
 
 
 def _add_options(parser: argparse.ArgumentParser, cls: type, without: Sequence[str] = ()) -> None:
     """One option for each field of a configuration. Values stay text: the configuration checks them."""
+    from mbrl_bringup.stack import argument_text
+
     for field in describe(cls):
         if field.name in without:
             continue
         option = "--" + field.name.replace("_", "-")
         text = field.description.replace("%", "%%")
         if field.default not in (None, ""):
-            text += f" (default: {str(field.default).lower() if isinstance(field.default, bool) else field.default})"
+            text += f" (default: {argument_text(field.default)})"
         if _takes_bool(field.type):
             parser.add_argument(
                 option, dest=field.name, nargs="?", const="true", metavar="true|false", help=text
             )
             parser.add_argument(
-                f"--no-{option[2:]}", dest=field.name, action="store_const", const="false", help=argparse.SUPPRESS
+                f"--no-{option[2:]}",
+                dest=field.name,
+                action="store_const",
+                const="false",
+                help=argparse.SUPPRESS,
             )
         else:
             parser.add_argument(option, dest=field.name, metavar=_metavar(field.name, field.type), help=text)
@@ -169,7 +179,7 @@ def _leaves(kind: Any) -> list[Any]:
 
 
 def _dashed(arguments: Sequence[str]) -> list[str]:
-    """Let `task:=pendulum`, as for `ros2 launch`, mean `--task=pendulum`, and --real_time_factor be understood."""
+    """Let `task:=pendulum` mean `--task=pendulum`, as for `ros2 launch`; and --run_dir mean --run-dir."""
     result = []
     for argument in arguments:
         name, sign, value = argument.partition(":=")

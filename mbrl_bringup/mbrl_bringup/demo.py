@@ -36,12 +36,17 @@ FAILED, INTERRUPTED = 1, 130  # exit codes
 class DemoConfig:
     """The arguments of `mbrl demo` beside those of the stack."""
 
-    episodes: Annotated[int, Field(ge=0, description="how many, the first one random; 0 = as the task says")] = 0
+    episodes: Annotated[
+        int, Field(ge=0, description="how many, the first one random; 0 = as the task says")
+    ] = 0
     early_stop: Annotated[
         bool | None, Field(description="stop as soon as the task is solved; unset = as the task says")
     ] = None
     seeds: Annotated[
-        str, Field(pattern=r"^(\d+(,\d+)*)?$", description="run several seeds one after another, for example 0,1,2")
+        str,
+        Field(
+            pattern=r"^(\d+(,\d+)*)?$", description="run several seeds one after another, for example 0,1,2"
+        ),
     ] = ""
     runs: Annotated[str, Field(description="folder in which each run makes a folder of its own")] = "runs"
     video: Annotated[bool, Field(description="whether to film the last episode")] = True
@@ -61,6 +66,7 @@ class StopFlag:
             signal.signal(number, self._raise)
 
     def __call__(self) -> bool:
+        """Whether the user wants to end."""
         return self.raised
 
     def _raise(self, *_: Any) -> None:
@@ -126,7 +132,7 @@ def new_folder(runs: Path, task: str) -> Path:
 def resolved_yaml(stack: StackConfig, processes: list[Process]) -> str:
     """The arguments and every process with its whole configuration, defaults included."""
     content = {
-        "arguments": {entry.name: getattr(stack, entry.name) for entry in dataclasses.fields(stack)},  # type: ignore[arg-type]
+        "arguments": {entry.name: getattr(stack, entry.name) for entry in dataclasses.fields(stack)},
         "processes": [
             {
                 "name": process.full_name,

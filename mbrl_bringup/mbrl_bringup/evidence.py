@@ -1,7 +1,8 @@
-"""What the folder of a run tells about its last episode: what happened, and what the model foretells of it."""
+"""What the folder of a run tells about its last episode: what happened, and what the model foretold."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
 
+MODEL = "model.safetensors"  # the model that planned the last episode
 HORIZON = 25  # of the forecasts in a report [steps]
 
 
@@ -62,10 +64,25 @@ def gather(folder: Path, result: Result) -> Evidence:
     observations = np.stack([state.observation for state in episode])
     actions = np.stack([state.action for state in episode[1:]])
     try:
-        model = load_model(folder / "checkpoint", spec)
-    except UserError as error:
+        model = load_model(folder / MODEL, spec)
+    except (OSError, ValueError) as error:
         return Evidence(spec, observations, notes=(f"There is no forecast: {error}.",))
     return Evidence(spec, observations, forecast(model, spec, observations, actions))
+
+
+def load_model(path: Path, spec: Spec) -> Any:
+    """The model of a file that repeats a ModelUpdate's weights.
+
+    Raises:
+        ValueError: there is none, or it is not for this spec.
+    """
+    from mbrl_dynamics.snapshot import Snapshot, from_bytes, restore  # loads torch
+
+    if not path.is_file():
+        raise ValueError("no episode was planned with a model yet")
+    data = path.read_bytes()
+    _, manifest = from_bytes(data)
+    return restore(Snapshot(**manifest, sha256=hashlib.sha256(data).hexdigest(), weights=data), spec)
 
 
 def last_episode(records: Iterable[Any]) -> tuple[Spec | None, list[Transition]]:
@@ -89,7 +106,11 @@ def last_episode(records: Iterable[Any]) -> tuple[Spec | None, list[Transition]]
 
 
 def forecast(
-    model: Any, spec: Spec, observations: NDArray[np.float64], actions: NDArray[np.float64], horizon: int = HORIZON
+    model: Any,
+    spec: Spec,
+    observations: NDArray[np.float64],
+    actions: NDArray[np.float64],
+    horizon: int = HORIZON,
 ) -> tuple[Forecast, ...]:
     """Open-loop predictions from every `horizon`-th State on, with the actions that were executed.
 

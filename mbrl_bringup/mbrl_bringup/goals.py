@@ -99,7 +99,12 @@ DEMOS = {
         solved=lambda returns: mean(returns[-3:], 3) >= -250.0,
         early_stop=True,
         goals=(
-            Goal("best mean return of three episodes in a row", "1", -250.0, lambda r: best_mean(r.returns[:10], 3)),
+            Goal(
+                "best mean return of three episodes in a row",
+                "1",
+                -250.0,
+                lambda r: best_mean(r.returns[:10], 3),
+            ),
         ),
     ),
     "pendulum_swingup": Demo(

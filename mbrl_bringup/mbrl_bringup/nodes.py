@@ -19,7 +19,11 @@ NODES = {  # name -> (package, module), in the order of the flow
     "dynamics_node": ("mbrl_dynamics", "mbrl_dynamics.ros.dynamics_node"),
     "planner_node": ("mbrl_planner", "mbrl_planner.ros.planner_node"),
 }
-_CONFIG = {"sim_node": "SimConfig", "dynamics_node": "DynamicsNodeConfig", "planner_node": "PlannerNodeConfig"}
+_CONFIG = {
+    "sim_node": "SimConfig",
+    "dynamics_node": "DynamicsNodeConfig",
+    "planner_node": "PlannerNodeConfig",
+}
 
 
 def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
@@ -73,7 +77,7 @@ def checked(node: str, parameters: Mapping[str, Any], stack: StackConfig) -> dic
     result = {}
     for group, cls in groups.items():
         try:
-            configuration = build(cls, values[group], group)
+            configuration: Any = build(cls, values[group], group)
         except UserError as error:
             raise UserError(f"{node}: {error}") from None
         prefix = f"{group}." if group else ""

@@ -15,7 +15,7 @@ from mbrl_bringup.result import Result
 from mbrl_dynamics.spec import Spec
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the back end must be chosen first)
+from matplotlib import pyplot as plt
 
 TRUTH, PREDICTED = "black", "tab:blue"
 
@@ -45,22 +45,34 @@ def learning_curve(result: Result, path: Path) -> None:
 def predicted_against_happened(
     spec: Spec, happened: NDArray[np.float64], forecasts: Sequence[Forecast], path: Path
 ) -> None:
-    """Each observation element over time: what happened [T, D], and what was foretold from several States on."""
+    """Each observation element over time: what happened [T, D], and the forecasts."""
     rows = spec.observation_dim
     figure, axes = plt.subplots(
         rows, sharex=True, figsize=(9.0, 0.6 + 1.5 * rows), layout="constrained", squeeze=False
     )
     for d, (element, panel) in enumerate(zip(spec.observation, axes[:, 0], strict=True)):
-        panel.plot(np.arange(len(happened)) * spec.control_period, happened[:, d], color=TRUTH, lw=1.2,
-                   label="happened")
+        panel.plot(
+            np.arange(len(happened)) * spec.control_period,
+            happened[:, d],
+            color=TRUTH,
+            lw=1.2,
+            label="happened",
+        )
         for i, forecast in enumerate(forecasts):
             time = (forecast.start + np.arange(len(forecast.mean))) * spec.control_period
             mean, spread = forecast.mean[:, d], 2.0 * forecast.spread[:, d]
             first = i == 0
             panel.plot(time, mean, "--", color=PREDICTED, lw=1.2, label="predicted" if first else None)
             panel.plot(time[0], mean[0], ".", color=PREDICTED)
-            panel.fill_between(time, mean - spread, mean + spread, color=PREDICTED, alpha=0.25, lw=0,
-                               label="± 2 std of the ensemble" if first else None)
+            panel.fill_between(
+                time,
+                mean - spread,
+                mean + spread,
+                color=PREDICTED,
+                alpha=0.25,
+                lw=0,
+                label="± 2 std of the ensemble" if first else None,
+            )
         low, high = float(happened[:, d].min()), float(happened[:, d].max())
         margin = 0.25 * (high - low) or 1.0  # a forecast that runs away must not squash the rest
         panel.set_ylim(low - margin, high + margin)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,15 @@ from mbrl_bringup.table import COLUMNS, cells
 from mbrl_bringup.video import film
 
 CURVE, FORECAST, VIDEO = "learning_curve.png", "predicted_against_happened.png", "last_episode.webm"
+
+LEGEND = (
+    "`*` = random actions. Held-out error: mean absolute error of one-step predictions on transitions that "
+    "were not trained on, in standard deviations of the targets, after training on the episode."
+)
+FILES = (
+    "`config.yaml` holds every parameter, `dataset/` what happened (MCAP), `checkpoint/` the learner to resume "
+    "from, `model.safetensors` the model that planned the last episode, `log.txt` what the nodes said."
+)
 
 
 def write_report(folder: Path, *, video: bool = True) -> str:
@@ -61,7 +70,12 @@ def _goal_row(goal: Goal, result: Result) -> tuple[str, str, str, str]:
     value, reached = goal.measure(result), goal.reached(result)
     measured = "-" if math.isnan(value) else f"{value:.4g}{unit}"
     sign = "at most" if goal.at_most else "at least"
-    return goal.text, measured, f"{sign} {goal.wanted:g}{unit}", {True: "yes", False: "no", None: "-"}[reached]
+    return (
+        goal.text,
+        measured,
+        f"{sign} {goal.wanted:g}{unit}",
+        {True: "yes", False: "no", None: "-"}[reached],
+    )
 
 
 def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[str]:
@@ -78,28 +92,27 @@ def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[
         lines += [f"![Return and held-out error by episode]({CURVE})", ""]
     headings = tuple(heading for heading, _ in COLUMNS)
     lines += [*_table(headings, [cells(i, e) for i, e in enumerate(result.episodes, 1)]), ""]
-    lines += ["`*` = random actions. Held-out error: RMS of one-step predictions on transitions that were not",
-              "trained on, in standard deviations of the targets, after training on the episode.", ""]
+    lines += [LEGEND, ""]
     if errors:
-        lines += ["## Predicted against happened", "", errors, "", f"![By element of the observation]({FORECAST})", ""]
+        picture = f"![By element of the observation]({FORECAST})"
+        lines += ["## Predicted against happened", "", errors, "", picture, ""]
     if (folder / VIDEO).exists():
         lines += [f"[Video of the last episode]({VIDEO})", ""]
     lines += [f"{note}\n" for note in notes]
-    lines += ["## How it was made", "", "```", result.command or "(unknown)", "```", "",
-              f"Commit {result.commit or 'unknown'}, on {result.machine or 'an unknown machine'}. "
-              "`config.yaml` holds every parameter, `dataset/` what happened (MCAP), `checkpoint/` the model, "
-              "`log.txt` what the nodes said."]
-    return lines
+    where = f"Commit {result.commit or 'unknown'}, on {result.machine or 'an unknown machine'}."
+    return [*lines, "## How it was made", "", "```", result.command, "```", "", where, "", FILES]
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (headings, tuple("---" for _ in headings), *rows)]
 
 
 def _essence(result: Result, folder: Path, notes: list[str]) -> str:
     rows = [("figure", "measured", "wanted", "reached"), *goal_rows(result)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join(["", *lines, *notes, f"report: {folder / 'report.md'}"])
 
 
@@ -112,8 +125,9 @@ def _errors_text(evidence: Evidence) -> str:
     period = evidence.spec.control_period
     figures = ", ".join(f"{errors[h]:.3f} after {h} steps ({h * period:.2g} s)" for h in sorted(set(shown)))
     return (
-        "From recorded states of the last episode on, the model predicts what the executed actions lead to, "
-        f"without looking again. RMS error in standard deviations of what happened: {figures}."
+        "From recorded states of the last episode on, the model that planned it (and had not seen it) "
+        "predicts what the executed actions lead to, without looking again. RMS error in standard "
+        f"deviations of what happened: {figures}."
     )
 
 

@@ -104,9 +104,10 @@ def read(folder: Path) -> Result:
     content = json.loads((folder / "result.json").read_text())
     rows = json.loads((folder / "episodes.json").read_text())
     floats = {name for name, kind in Episode.__annotations__.items() if kind == "float"}
-    episodes = tuple(
-        Episode(**{k: math.nan if v is None and k in floats else v for k, v in row.items()}) for row in rows
-    )
+    known: list[dict[str, Any]] = [
+        {k: math.nan if v is None and k in floats else v for k, v in row.items()} for row in rows
+    ]
+    episodes = tuple(Episode(**row) for row in known)
     period = content["control_period_s"]
     names = ("task", "seed", "model", "planner", "wall_s", "finished", "commit", "machine", "command")
     return Result(
@@ -124,7 +125,7 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 def commit_id() -> str:
-    """Hash of the commit that this code is at, "-dirty" if changed since; empty where there is no repository."""
+    """Hash of the commit that this code is at, "-dirty" if changed since; empty = unknown."""
     command = ["git", "-C", str(Path(__file__).resolve().parent), "describe"]
     options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:

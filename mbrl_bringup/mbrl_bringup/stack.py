@@ -50,11 +50,14 @@ class StackConfig:
         int | None, Field(ge=0, description="an action takes effect this much later [steps]")
     ] = None
     time_budget: Annotated[
-        float | None, Field(ge=0, description="planning stops after this long with the best so far [s]; 0 = never")
+        float | None,
+        Field(ge=0, description="planning stops after this long with the best so far [s]; 0 = never"),
     ] = None
     episodes: Annotated[
         int,
-        Field(ge=-1, description="that the planner runs by itself; -1 = without end, 0 = none until it is asked"),
+        Field(
+            ge=-1, description="that the planner runs by itself; -1 = without end, 0 = none until it is asked"
+        ),
     ] = -1
     run_dir: Annotated[
         str, Field(description="folder for dataset and checkpoint; empty = runs/<time>-<task>")
@@ -160,7 +163,9 @@ def argument_text(value: Any) -> str:
 
 def default_run_dir(task: str, now: time.struct_time) -> str:
     """runs/<time>-<task>, in the working directory."""
-    return str(Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S', now)}-{task.rpartition(':')[2]}").absolute())
+    return str(
+        Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S', now)}-{task.rpartition(':')[2]}").absolute()
+    )
 
 
 def _process(name: str, namespace: str, parameters: dict[str, Any], stack: StackConfig) -> Process:
@@ -191,7 +196,7 @@ def _rviz(namespace: str) -> Process:
 
 
 def _remappings(namespace: str) -> tuple[tuple[str, str], ...]:
-    """Robots share /diagnostics, whose entries carry the node's full name, but each has a clock of its own."""
+    """Robots share /diagnostics, whose entries bear the node's full name, but each has its own clock."""
     return (("diagnostics", "/diagnostics"), *((("/clock", f"{namespace}/clock"),) if namespace else ()))
 
 
@@ -261,7 +266,7 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
     for section, body in content.items() if isinstance(content, dict) else [("", None)]:
         if not isinstance(body, dict) or set(body) != {"ros__parameters"}:
             raise UserError(
-                f"{path} is not a ROS parameters file: each section must hold 'ros__parameters' and nothing else"
+                f"{path} is not a ROS parameters file: each section must hold just 'ros__parameters'"
             )
         sections[str(section)] = body["ros__parameters"] or {}
     return sections

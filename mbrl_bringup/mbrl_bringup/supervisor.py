@@ -41,6 +41,7 @@ class PrefixedStream:
         self._out, self._rest = out, b""
 
     def __call__(self, data: dict[str, Any]) -> None:
+        """Write the whole lines; called by circus with what was read."""
         *lines, self._rest = (self._rest + data["data"]).split(b"\n")
         for line in lines:
             print(self._label, line.decode(errors="replace"), file=self._out, flush=True)
@@ -51,7 +52,7 @@ class PrefixedStream:
             self({"data": b"\n"})
 
 
-class _Arbiter(Arbiter):  # type: ignore[misc]
+class _Arbiter(Arbiter):
     """circus's, which complains when its periodic look at the processes falls into a stop."""
 
     async def manage_watchers(self) -> None:
@@ -65,8 +66,8 @@ class Supervisor:
     Needs the main thread: circus installs its signal handlers and reaps all children of this process.
     """
 
-    def __init__(self, processes: Sequence[Process], out: TextIO = sys.stdout) -> None:
-        self._processes, self._out = processes, out
+    def __init__(self, processes: Sequence[Process], out: TextIO | None = None) -> None:
+        self._processes, self._out = processes, out or sys.stdout
         self._deaths: dict[str, deque[float]] = {process.name: deque() for process in processes}
         self._exit_code = 0
         self._arbiter: Any = None

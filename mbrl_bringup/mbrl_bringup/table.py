@@ -52,13 +52,13 @@ class RunTable:
 
     Args:
         title: above the table.
-        out: where to.
+        out: where to; None = the standard output.
     """
 
-    def __init__(self, title: str, out: TextIO = sys.stdout) -> None:
-        self._title, self._out = title, out
-        self._console = Console(file=out)
-        self._live = Live(console=self._console, refresh_per_second=4) if out.isatty() else None
+    def __init__(self, title: str, out: TextIO | None = None) -> None:
+        self._title, self._out = title, out or sys.stdout
+        live = Live(console=Console(file=self._out), refresh_per_second=4)
+        self._live = live if self._out.isatty() else None
         self._printed = 0
 
     def __enter__(self) -> RunTable:
@@ -69,8 +69,9 @@ class RunTable:
             self._print(line([heading for heading, _ in COLUMNS]))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 

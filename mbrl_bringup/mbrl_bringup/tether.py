@@ -1,4 +1,6 @@
-"""Runs a program that must not outlive its parent:  python -m mbrl_bringup.tether PARENT_PID PROGRAM [ARGUMENT ...]
+"""Runs a program that must not outlive its parent.
+
+    python -m mbrl_bringup.tether PARENT_PID PROGRAM [ARGUMENT ...]
 
 If the parent dies in a way that it cannot answer (SIGKILL, a crash), the kernel sends SIGTERM to the program,
 which then ends as cleanly as after Ctrl-C. Linux only.

@@ -43,6 +43,7 @@ def film(task: str, observations: Path, period: float, out: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Render; exit code 1 with one sentence where nothing can be drawn."""
     import cv2
+
     from mbrl_dynamics.errors import UserError
     from mbrl_dynamics.plugins import find
     from mbrl_sim.simulator import Simulator
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
         for observation in observations[::stride]:
             frame = simulator.render(WIDTH, HEIGHT, pose=task.pose(observation))
             if writer is None:
-                writer = cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*"VP90"), fps, (WIDTH, HEIGHT))
+                writer = cv2.VideoWriter(out, cv2.VideoWriter.fourcc(*"VP90"), fps, (WIDTH, HEIGHT))
                 if not writer.isOpened():
                     raise UserError("this build of OpenCV cannot write VP9 video")
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

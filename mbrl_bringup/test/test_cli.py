@@ -56,8 +56,11 @@ def test_list_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
     ],
 )
 def test_a_mistake_gets_one_sentence_and_exit_code_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: list[str], sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2

@@ -43,7 +43,14 @@ def test_arguments_win_over_the_file_of_the_user_which_wins_over_that_of_the_tas
 
 
 def test_text_and_typed_arguments_mean_the_same() -> None:
-    text = {"task": "pendulum", "seed": "4", "real_time_factor": "2", "mode": "realtime", "rviz": "true", "model": ""}
+    text = {
+        "task": "pendulum",
+        "seed": "4",
+        "real_time_factor": "2",
+        "mode": "realtime",
+        "rviz": "true",
+        "model": "",
+    }
     typed = {"task": "pendulum", "seed": 4, "real_time_factor": 2.0, "mode": "realtime", "rviz": True}
     assert resolve(text) == resolve(typed)
 
@@ -80,8 +87,15 @@ def test_the_parameters_of_a_process_survive_the_way_through_its_file(tmp_path: 
 
 @pytest.mark.parametrize(
     ("section", "matches"),
-    [("/**", True), ("/**/sim_node", True), ("sim_node", False), ("/r/sim_node", True), ("/*/sim_node", True),
-     ("/**/other", False), ("/*", False)],
+    [
+        ("/**", True),
+        ("/**/sim_node", True),
+        ("sim_node", False),
+        ("/r/sim_node", True),
+        ("/*/sim_node", True),
+        ("/**/other", False),
+        ("/*", False),
+    ],
 )
 def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matches: bool) -> None:
     path = tmp_path / "p.yaml"
@@ -118,7 +132,10 @@ def test_a_bad_argument_is_named_with_what_is_valid(arguments: dict[str, Any], s
         ({"/**/sim_node": {"ros__parameters": {"tusk": 1}}}, "sim_node: unknown parameter 'tusk'"),
         ({"/**/sim_node": {"ros__parameters": {"tail_steps": "far"}}}, "'tail_steps' is 'far'"),
         ({"/**/planner_node": {"ros__parameters": {"icem": {"horizon": 0}}}}, "'icem.horizon' is 0"),
-        ({"/**/planner_node": {"ros__parameters": {"icme": {"horizon": 9}}}}, "'icme.horizon' of planner_node"),
+        (
+            {"/**/planner_node": {"ros__parameters": {"icme": {"horizon": 9}}}},
+            "'icme.horizon' of planner_node",
+        ),
         ({"/**/dynamics_node": {"ros__parameters": {"ensemble": {"members": 0}}}}, "'ensemble.members' is 0"),
         ({"/**/sin_node": {"ros__parameters": {"seed": 1}}}, "section '/\\*\\*/sin_node'.*sim_node"),
         ({"/**/sim_node": {"seed": 1}}, "not a ROS parameters file"),

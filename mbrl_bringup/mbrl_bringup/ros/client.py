@@ -15,12 +15,17 @@ from rclpy.task import Future
 from mbrl_bringup.result import Episode
 from mbrl_dynamics.ros.node import LATCHED_QOS
 from mbrl_msgs.action import RunEpisodes
-from mbrl_msgs.msg import LearnerStatus, ModelStatus, Spec, WorldStatus
+from mbrl_msgs.msg import LearnerStatus, ModelStatus, ModelUpdate, Spec, WorldStatus
 
 STALL = 15.0  # without any progress, after which a goal is given again: its server was restarted [s]
+KEPT_MODELS = 3
 ATTEMPTS = 5  # refusals of one goal, after which the run ends
 
-MODES = {"random": RunEpisodes.Goal.RANDOM, "explore": RunEpisodes.Goal.EXPLORE, "exploit": RunEpisodes.Goal.EXPLOIT}
+MODES = {
+    "random": RunEpisodes.Goal.RANDOM,
+    "explore": RunEpisodes.Goal.EXPLORE,
+    "exploit": RunEpisodes.Goal.EXPLOIT,
+}
 
 
 class Stopped(Exception):
@@ -37,15 +42,23 @@ class StackClient:
     Attributes:
         spec, world, learner: the newest message of each latched topic; None = not heard yet.
         models: the newest ModelStatus by node name.
+        updates: the newest few models by version, if asked for.
         feedback: the newest feedback of the current episode; None = none yet.
     """
 
-    def __init__(self, namespace: str = "", stopped: Callable[[], bool] = lambda: False,
-                 idle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        namespace: str = "",
+        stopped: Callable[[], bool] = lambda: False,
+        idle: Callable[[], None] = lambda: None,
+        *,
+        keep_models: bool = False,
+    ) -> None:
         self.spec: Spec | None = None
         self.world: WorldStatus | None = None
         self.learner: LearnerStatus | None = None
         self.models: dict[str, ModelStatus] = {}
+        self.updates: dict[int, ModelUpdate] = {}
         self.feedback: RunEpisodes.Feedback | None = None
         self._stopped, self._idle = stopped, idle
         self._disagreement: list[float] = []
@@ -58,6 +71,8 @@ class StackClient:
             (ModelStatus, "model_status", self._on_model),
         ):
             self.node.create_subscription(message, topic, callback, LATCHED_QOS)
+        if keep_models:
+            self.node.create_subscription(ModelUpdate, "model_update", self._on_update, LATCHED_QOS)
         self._episodes = ActionClient(self.node, RunEpisodes, "run_episodes")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
@@ -203,6 +218,11 @@ class StackClient:
 
     def _on_model(self, message: ModelStatus) -> None:
         self.models[message.node] = message
+
+    def _on_update(self, message: ModelUpdate) -> None:
+        newest = sorted([*self.updates, message.version])[-KEPT_MODELS:]
+        self.updates[message.version] = message
+        self.updates = {version: self.updates[version] for version in newest}
 
     def _on_feedback(self, message: Any) -> None:
         self._touch()

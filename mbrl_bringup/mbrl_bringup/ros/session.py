@@ -10,9 +10,11 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from mbrl_bringup.demo import Run
+from mbrl_bringup.evidence import MODEL
 from mbrl_bringup.result import Episode, Result, write
-from mbrl_bringup.ros.client import RunFailed, StackClient, Stopped
+from mbrl_bringup.ros.client import RunFailed, StackClient
 from mbrl_bringup.table import RunTable
+from mbrl_dynamics.snapshot import write_atomically
 from mbrl_msgs.msg import LearnerStatus
 
 SEEDS_APART = 1000  # episode k of a run with seed s starts from seed 1000 s + k
@@ -39,7 +41,7 @@ class Session:
             RunFailed: the run cannot go on; `result` holds what there is.
         """
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        self._client = StackClient(self._run.stack.namespace, self._stopped, self._look)
+        self._client = StackClient(self._run.stack.namespace, self._stopped, self._look, keep_models=True)
         title = f"{self.result.task}, seed {self.result.seed} (* random actions)"
         with RunTable(title) as self._table:
             try:
@@ -72,8 +74,15 @@ class Session:
         wall = self.result.wall_s
         if len(episodes) > len(self.result.episodes):
             wall = time.monotonic() - self._run.began
+            self._keep_model(episode.model_version)
         self.result = dataclasses.replace(self.result, episodes=episodes, wall_s=wall)
         write(self.result, self._run.folder)
+
+    def _keep_model(self, version: int) -> None:
+        """Keep the model that planned an episode: it has not seen what it will be asked to foretell."""
+        update = self._client.updates.get(version)
+        if update is not None:
+            write_atomically(self._run.folder / MODEL, bytes(update.weights))
 
     def _look(self) -> None:
         """Called again and again while waiting."""
@@ -92,7 +101,9 @@ class Session:
         if feedback is None or feedback.done:
             return "between episodes"
         number = len(self.result.episodes) + 1
-        return f"episode {number}: {feedback.phase}, step {feedback.step}, return {feedback.return_so_far:.1f}"
+        return (
+            f"episode {number}: {feedback.phase}, step {feedback.step}, return {feedback.return_so_far:.1f}"
+        )
 
 
 def with_training(episode: Episode, learner: LearnerStatus) -> Episode:

@@ -20,7 +20,11 @@ _WORLD = {
     WorldStatus.PAUSED: "paused",
     WorldStatus.RESETTING: "resetting",
 }
-_MODE = {WorldStatus.LOCKSTEP: "lock-step", WorldStatus.REALTIME: "real time", WorldStatus.FREE: "free-running"}
+_MODE = {
+    WorldStatus.LOCKSTEP: "lock-step",
+    WorldStatus.REALTIME: "real time",
+    WorldStatus.FREE: "free-running",
+}
 _LEARNER = {
     LearnerStatus.IDLE: "idle",
     LearnerStatus.TRAINING: "training",
@@ -83,9 +87,10 @@ def learner_text(learner: LearnerStatus | None) -> str:
     """The learner, in a few lines."""
     if learner is None:
         return "learner   not heard"
+    recording = "recording" if learner.recording else "not recording"
     lines = [
         f"learner   {_LEARNER.get(learner.status, '?')}, version {learner.version}, {learner.transitions} "
-        f"transitions of {learner.episodes} episodes, {'recording' if learner.recording else 'not recording'}",
+        f"transitions of {learner.episodes} episodes, {recording}",
         f"          held-out error {learner.holdout_error:.4f}, last fit {learner.fit_seconds:.1f} s, "
         f"{learner.refused} States refused, {learner.gaps} gaps",
     ]
@@ -98,4 +103,4 @@ def model_text(status: ModelStatus) -> str:
     """The model that one node uses, in a line or two."""
     used = f"{status.model_id} version {status.version}" if status.in_use else "no model"
     text = f"model     {status.node}: {used}, {status.swaps} swaps, {status.refused} updates refused"
-    return text + (f"\n          last refusal: {status.last_refusal}" if status.last_refusal else "")
+    return f"{text}\n          last refusal: {status.last_refusal}" if status.last_refusal else text
