@@ -144,7 +144,8 @@ install_cpu_torch() {  # without an NVIDIA driver the CPU build saves gigabytes 
   command -v nvidia-smi > /dev/null && return
   .venv/bin/python -c 'import torch' 2> /dev/null && return
   pip_install --no-deps --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" -c .venv/constraints.txt torch \
-    >> "$log" 2>&1 || true  # no such index here: the next step takes what the usual one has
+    >> "$log" 2>&1 && return
+  say "      The CPU build of PyTorch cannot be reached; the usual one may bring several GB of CUDA libraries."
 }
 
 install_packages() {
