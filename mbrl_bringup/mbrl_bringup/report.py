@@ -25,8 +25,8 @@ LEGEND = (
     "were not trained on, in standard deviations of the targets, after training on the episode."
 )
 FILES = (
-    "`config.yaml` holds every parameter, `dataset/` what happened (MCAP), `checkpoint/` the learner to resume "
-    "from, `model.safetensors` the model that planned the last episode, `log.txt` what the nodes said."
+    "`config.yaml` holds all parameters, `dataset/` what happened (MCAP), `checkpoint/` the learner to go on "
+    "with, `model.safetensors` the model that planned the last episode, `log.txt` what the nodes said."
 )
 
 
