@@ -83,7 +83,7 @@ class Ensemble(nn.Module):
         self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))  # of normalised deltas
         self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
         self.input_normalizer, self.delta_normalizer = Normalizer(inputs), Normalizer(outputs)
-        self.register_buffer("holdout_errors", torch.zeros(self.members))
+        self.register_buffer("holdout_scores", torch.zeros(self.members))
         self.register_buffer("seed", torch.tensor(seed))
         self._bootstrap: Tensor | None = None
         self._trainer = Trainer(self, self.config, seed)
@@ -111,13 +111,18 @@ class Ensemble(nn.Module):
         delta = self.delta_normalizer(obs[:, 1:] - obs[:, :-1])
         return obs[:, :-1].flatten(0, 1), batch.action.flatten(0, 1), delta.flatten(0, 1)
 
-    def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
-        """Gaussian negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
-        obs, action, target = self.targets(batch)
+    def likelihood(self, obs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Gaussian negative log likelihood (PETS, equation 1, without constants) and absolute error, each [E, M]."""
         mean, log_var = self(obs, action)
+        error = mean - target
+        return (error.square() * torch.exp(-log_var) + log_var).mean(-1), error.detach().abs().mean(-1)
+
+    def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
+        """Negative log likelihood, each member on its bootstrap sample, and the penalty on the bounds."""
+        obs, action, target = self.targets(batch)
+        nll, _ = self.likelihood(obs, action, target)
         weight = self.bootstrap(batch.extras["index"].flatten()) * batch.valid.flatten()
-        likelihood = ((mean - target).square() * torch.exp(-log_var) + log_var).mean(-1)  # [E, M]
-        fit = (likelihood * weight).sum() / len(target)
+        fit = (nll * weight).sum() / len(target)
         bounds = (self.max_log_var - self.min_log_var).sum()
         return fit + self.config.bound_penalty * bounds, {"train_loss": float(fit.detach()) / self.members}
 
@@ -134,14 +139,14 @@ class Ensemble(nn.Module):
         return self._bootstrap[:, index % _TABLE]
 
     @torch.no_grad()
-    def holdout(self, batch: Trajectory) -> Tensor:
-        """Mean absolute error of each member on held-out data [E], in standard deviations of the deltas.
+    def holdout(self, batch: Trajectory) -> tuple[Tensor, Tensor]:
+        """Negative log likelihood and mean absolute error of each member on held-out data, each [E].
 
-        Absolute rather than squared: an impact (a cart against its buffer) is rare and large, and would by
-        itself decide when to stop.
+        The error is in standard deviations of the deltas, and absolute rather than squared: an impact (a cart
+        against its buffer) is rare and large, and would hide everything else.
         """
-        obs, action, target = self.targets(batch)
-        return (self(obs, action)[0] - target).abs().mean((-1, -2))
+        nll, error = self.likelihood(*self.targets(batch))
+        return nll.mean(-1), error.mean(-1)
 
     def fit(self, buffer: ReplayBuffer, budget: Budget,
             progress: Callable[[Metrics], None] | None = None) -> Metrics:
@@ -149,7 +154,7 @@ class Ensemble(nn.Module):
         self._folded = None
         self.renormalize(buffer.all())
         metrics = self._trainer.fit(buffer, budget, progress)
-        self.holdout_errors.copy_(self._trainer.best_scores)
+        self.holdout_scores.copy_(self._trainer.best_scores)
         return metrics
 
     @torch.no_grad()

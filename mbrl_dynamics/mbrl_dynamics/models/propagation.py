@@ -36,7 +36,7 @@ class Predictor:
     """
 
     def __init__(self, model: Ensemble) -> None:
-        elite = torch.argsort(model.holdout_errors, stable=True)[: model.elites]
+        elite = torch.argsort(model.holdout_scores, stable=True)[: model.elites]
         self.weights = [weight[elite] for weight in model.weights]
         self.biases = [bias[elite] for bias in model.biases]
         self.members, self.size = model.elites, model.spec.observation_dim
