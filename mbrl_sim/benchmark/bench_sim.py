@@ -1,4 +1,4 @@
-"""How fast sim_node is: free-running against the same loop without ROS, and lock-step with a trivial controller.
+"""How fast sim_node is: free-running against a loop without ROS, and in lock-step with a trivial controller.
 
 python mbrl_sim/benchmark/bench_sim.py [--quick] [FILE.json]
 """

@@ -75,7 +75,7 @@ def test_gymnasium_pendulum():
         reference.reset(seed=episode)
         reference.state = np.array([simulator.qpos[0], simulator.qvel[0]])
         limited = 0
-        for step in range(200):
+        for _ in range(200):
             # Odd episodes pump energy in until the speed limit is reached.
             torque = np.copysign(2.0, simulator.qvel[0]) if episode % 2 else rng.uniform(-2, 2)
             result = simulator.step([torque])
@@ -89,7 +89,7 @@ def test_gymnasium_pendulum():
 
 PETS_MASS = [10.47197551, 5.01859164]
 PETS_INERTIA = [[0.1267109, 0.1267109, 0.04817109], [0.18874977, 0.18874977, 0.0059065]]
-PETS_STATES = [  # position, angle, velocities after 10, 20, ... steps; the fifth is beyond the end of the rail
+PETS_STATES = [  # position, angle, velocities after 10, 20, ... steps; the fifth is beyond the rail
     [0.649992258, 0.568946251, 0.00156902196, -2.82425108],
     [1.04142692, -0.338341468, 0.439957463, -3.20310321],
     [1.52521730, -0.425179515, 1.69064842, 2.28894524],

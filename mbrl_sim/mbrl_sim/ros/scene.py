@@ -61,7 +61,7 @@ class Scene:
     def _parts_of(self, geom: int) -> list[_Part]:
         model = self._simulator.model
         size = model.geom_size[geom].tolist()
-        kind = model.geom_type[geom]
+        kind = Geom(int(model.geom_type[geom]))
         if kind == Geom.mjGEOM_PLANE:
             width, depth = (2 * side if side > 0 else _ENDLESS for side in size[:2])
             return [self._part(geom, Marker.CUBE, (width, depth, _THIN), (0.0, 0.0, -_THIN / 2))]
@@ -113,8 +113,8 @@ class Joints:
 
     def __init__(self, simulator: Simulator) -> None:
         model = simulator.model
-        simple = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
-        joints = [joint for joint in range(model.njnt) if model.jnt_type[joint] in simple]
+        simple = [int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)]
+        joints = np.flatnonzero(np.isin(model.jnt_type, simple))
         self._simulator = simulator
         self._positions, self._velocities = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._message = JointState(name=[model.joint(joint).name for joint in joints])

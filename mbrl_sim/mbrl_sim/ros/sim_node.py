@@ -1,4 +1,4 @@
-"""The simulated world as a node: `state`, `action`, `spec`, `world_status`, `reset`, and a scene to look at."""
+"""The simulated world as a node: `state`, `action`, `spec`, `world_status`, `reset`, and a scene to see."""
 
 from __future__ import annotations
 

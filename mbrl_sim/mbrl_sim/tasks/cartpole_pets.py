@@ -43,16 +43,19 @@ class CartpolePets(MujocoTask):
         return 0.1 * rng.standard_normal(2), 0.1 * rng.standard_normal(2)
 
     def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+        """As the class says: angles as cosine and sine."""
         (position, angle), (speed, turn) = data.qpos.tolist(), data.qvel.tolist()
         return np.array([position, math.cos(angle), math.sin(angle), speed, turn])
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Nearness of the pole's tip to its goal, less the price of the control."""
         sideways = next_obs[..., 0] - LENGTH * next_obs[..., 2]
         below = LENGTH + LENGTH * next_obs[..., 1]
         near = array_namespace(next_obs).exp((sideways**2 + below**2) / -(LENGTH**2))
         return near - 0.01 * MAX_CONTROL**2 * action[..., 0] ** 2
 
     def pose(self, obs: Array) -> Array:
+        """Cart position and angle."""
         xp = array_namespace(obs)
         return xp.stack([obs[..., 0], xp.atan2(obs[..., 2], obs[..., 1])], axis=-1)
 

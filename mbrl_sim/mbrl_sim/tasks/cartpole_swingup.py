@@ -43,10 +43,12 @@ class CartpoleSwingup(MujocoTask):
         return 0.01 * rng.standard_normal(2) + np.array([0.0, math.pi]), 0.01 * rng.standard_normal(2)
 
     def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+        """As the class says: angles as cosine and sine."""
         (position, angle), (speed, turn) = data.qpos.tolist(), data.qvel.tolist()
         return np.array([position, math.cos(angle), math.sin(angle), speed, turn])
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Upright x centred x small control x slow, at the end of the frame."""
         upright = (1.0 + next_obs[..., 1]) / 2.0
         centred = (1.0 + gaussian(next_obs[..., 0], margin=2.0)) / 2.0
         small_control = (4.0 + quadratic(action[..., 0], margin=1.0)) / 5.0
@@ -54,6 +56,7 @@ class CartpoleSwingup(MujocoTask):
         return upright * centred * small_control * slow
 
     def pose(self, obs: Array) -> Array:
+        """Cart position and angle."""
         xp = array_namespace(obs)
         return xp.stack([obs[..., 0], xp.atan2(obs[..., 2], obs[..., 1])], axis=-1)
 

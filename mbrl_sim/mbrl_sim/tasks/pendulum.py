@@ -48,15 +48,18 @@ class Pendulum(MujocoTask):
             data.qvel[0] = limited
 
     def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+        """As the class says: angles as cosine and sine."""
         angle = float(data.qpos[0])
         return np.array([math.cos(angle), math.sin(angle), data.qvel[0]])
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Minus the cost of the state before the step and of the torque."""
         angle = array_namespace(obs).atan2(obs[..., 1], obs[..., 0])
         torque = MAX_TORQUE * action[..., 0]
         return -(angle**2 + 0.1 * obs[..., 2] ** 2 + 0.001 * torque**2)
 
     def pose(self, obs: Array) -> Array:
+        """The angle."""
         return array_namespace(obs).atan2(obs[..., 1:2], obs[..., 0:1])
 
     def points(self, obs: Array) -> Array:

@@ -40,13 +40,16 @@ class PendulumSwingup(MujocoTask):
         return rng.uniform(-math.pi, math.pi, 1), np.zeros(1)
 
     def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+        """As the class says: angles as cosine and sine."""
         angle = float(data.qpos[0])
         return np.array([math.cos(angle), math.sin(angle), data.qvel[0]])
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """1 if the frame ends upright."""
         return inside(next_obs[..., 0], UPRIGHT, math.inf)
 
     def pose(self, obs: Array) -> Array:
+        """The angle."""
         return array_namespace(obs).atan2(obs[..., 1:2], obs[..., 0:1])
 
     def points(self, obs: Array) -> Array:
