@@ -35,13 +35,15 @@ class Decider(Protocol):
         """Begin the random numbers anew."""
         ...
 
-    def observe(self, obs: dict[str, Tensor], carry: Any, *, first: Tensor, prev_action: Tensor | None,
-                steps: int = 1) -> Any:
+    def observe(
+        self, obs: dict[str, Tensor], carry: Any, *, first: Tensor, prev_action: Tensor | None, steps: int = 1
+    ) -> Any:
         """Take in a State; returns the new memory."""
         ...
 
-    def choose(self, carry: Any, *, pending: Tensor | None = None,
-               explore: bool = False) -> tuple[Tensor, Any]:
+    def choose(
+        self, carry: Any, *, pending: Tensor | None = None, explore: bool = False
+    ) -> tuple[Tensor, Any]:
         """Decide on the newest State: actions [B, H, A] and the new memory."""
         ...
 
@@ -119,8 +121,17 @@ class Controller:
         statistics: to go on counting in; None = new.
     """
 
-    def __init__(self, decider: Decider, spec: Spec, controller_id: str, *, mode: str = EXPLOIT,
-                 no_model: str = "random", seed: int = 0, statistics: Statistics | None = None) -> None:
+    def __init__(
+        self,
+        decider: Decider,
+        spec: Spec,
+        controller_id: str,
+        *,
+        mode: str = EXPLOIT,
+        no_model: str = "random",
+        seed: int = 0,
+        statistics: Statistics | None = None,
+    ) -> None:
         self.decider, self.spec, self.controller_id = decider, spec, controller_id
         self.mode, self.no_model = mode, no_model
         self.statistics = statistics or Statistics()
@@ -143,6 +154,11 @@ class Controller:
     def answered(self) -> bool:
         """Whether the newest State has its answer."""
         return self._answer is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it answers nothing because there is no model."""
+        return self.no_model == "wait" and self.mode != RANDOM and not self.decider.ready
 
     def use_spec(self, spec: Spec) -> None:
         """Take another world's spec."""
@@ -227,14 +243,14 @@ class Controller:
         self.planning_ms = self.disagreement = math.nan
         if self.mode == RANDOM or (self.no_model == "random" and not self.decider.ready):
             return self._random_action()
+        if self.waits:
+            return None
         if not self.decider.ready:
-            return self.spec.safe_action()[None] if self.no_model == "safe" else None
+            return self.spec.safe_action()[None]
         begin = time.perf_counter()
         delayed = self.spec.action_delay_steps > 0
         pending = self._inner(self._under_way.pending(step))[None] if delayed else None
-        actions, self.memory = self.decider.choose(
-            self.memory, pending=pending, explore=self.mode == EXPLORE
-        )
+        actions, self.memory = self.decider.choose(self.memory, pending=pending, explore=self.mode == EXPLORE)
         values = self.spec.unscale_action(actions[0].detach().cpu().numpy())
         if not np.isfinite(values).all():
             raise ValueError("the plan is not finite")

@@ -40,6 +40,7 @@ class Outcome(StrEnum):
     CANCELED = "CANCELED"
     RESET_FAILED = "RESET_FAILED"
     NO_WORLD = "NO_WORLD"
+    FAILED = "FAILED"
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,15 @@ class EpisodeRunner:
         world_id: of the world that is there now; None = none yet.
     """
 
-    def __init__(self, goal: Goal, host: Host, *, last: Ended | None = None, world_id: WorldId | None = None,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        goal: Goal,
+        host: Host,
+        *,
+        last: Ended | None = None,
+        world_id: WorldId | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.goal, self.host, self.last = goal, host, last
         self.progress, self.result = Progress(), Result()
         self._clock = clock
@@ -175,6 +183,10 @@ class EpisodeRunner:
     def cancel(self) -> None:
         """End now, in whatever phase."""
         self._finish(Outcome.CANCELED, "canceled")
+
+    def fail(self, reason: str) -> None:
+        """End now, because it cannot go on."""
+        self._finish(Outcome.FAILED, reason)
 
     def tick(self) -> None:
         """Call at least ten times a second, and whenever the model changed."""

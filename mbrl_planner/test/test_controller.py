@@ -46,10 +46,18 @@ class Counter:
         return torch.tensor([[[value * (1 - 0.1 * row)] for row in range(self.horizon)]]), carry
 
 
-def state(step: int, *, episode: int = 0, world: bytes = WORLD, x: float | None = None, **changes) -> Transition:
+def state(
+    step: int, *, episode: int = 0, world: bytes = WORLD, x: float | None = None, **changes
+) -> Transition:
     return Transition(
-        world, episode, step, np.array([float(step) if x is None else x, 0.0]), np.array([1.0]),
-        reward=1.0, first=step == 0, **changes,
+        world,
+        episode,
+        step,
+        np.array([float(step) if x is None else x, 0.0]),
+        np.array([1.0]),
+        reward=1.0,
+        first=step == 0,
+        **changes,
     )
 
 

@@ -33,8 +33,9 @@ class World:
     runner: EpisodeRunner = field(init=False)
 
     def run(self, episodes: int | None = 1, **settings) -> EpisodeRunner:
-        self.runner = EpisodeRunner(Goal(episodes, **settings), self, world_id=self.world_id,
-                                    clock=lambda: self.now)
+        self.runner = EpisodeRunner(
+            Goal(episodes, **settings), self, world_id=self.world_id, clock=lambda: self.now
+        )
         self.runner.start()
         return self.runner
 
@@ -69,8 +70,16 @@ class World:
         return seed
 
     def state(self, step: int, length: int = LENGTH) -> Transition:
-        return Transition(self.world_id, self.episode, step, np.zeros(1), np.zeros(1), reward=float(step),
-                          first=step == 0, truncated=step == length)
+        return Transition(
+            self.world_id,
+            self.episode,
+            step,
+            np.zeros(1),
+            np.zeros(1),
+            reward=float(step),
+            first=step == 0,
+            truncated=step == length,
+        )
 
     def steps(self, last: int = LENGTH, length: int = LENGTH) -> None:
         """Send States 0 .. last, each answered if that is wanted."""
@@ -270,7 +279,11 @@ def test_a_reward_nobody_measures_makes_the_return_nan():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["step", "step", "step", "restart", "steal", "busy", "train", "tick"]), max_size=80))
+@given(
+    st.lists(
+        st.sampled_from(["step", "step", "step", "restart", "steal", "busy", "train", "tick"]), max_size=80
+    )
+)
 def test_whatever_happens_the_run_ends_once_the_world_behaves(events):
     world = World()
     runner = world.run(3, wait_for_model=True)

@@ -40,14 +40,16 @@ class Point:
 class Recorder:
     """A planner that answers with a ramp, and remembers what it was asked."""
 
-    class config:  # noqa: N801
+    class config:
         horizon = 4
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []
 
     def plan(self, model, state, guess=None, *, shift=1, heads=None, deadline=None, noise=None, display=0):
-        self.calls.append({"model": model, "state": state, "guess": guess, "shift": shift, "deadline": deadline})
+        self.calls.append(
+            {"model": model, "state": state, "guess": guess, "shift": shift, "deadline": deadline}
+        )
         ramp = torch.linspace(0.1, 0.4, 4).reshape(1, 4, 1).expand(len(state[0]), -1, -1)
         return Plan(ramp, torch.zeros(len(state[0])), Guess(ramp), disagreement=torch.zeros(len(state[0])))
 
@@ -108,8 +110,9 @@ def test_a_swap_filters_recent_states_again_and_keeps_the_warm_start():
     mpc = MPC(planner, Point(recurrent=True))
     memory = None
     for step in range(5):
-        _, memory = mpc.act(obs(float(step)), memory, first=FIRST if step == 0 else LATER,
-                            prev_action=ACTION, explore=False)
+        _, memory = mpc.act(
+            obs(float(step)), memory, first=FIRST if step == 0 else LATER, prev_action=ACTION, explore=False
+        )
     new = Point(recurrent=True)
     mpc.swap(new)
     mpc.choose(memory)  # between observing and deciding

@@ -58,8 +58,15 @@ class MPC:
         seed: of all random numbers.
     """
 
-    def __init__(self, planner: Planner, model: Model | None = None, *, exploration_noise: float = 0.0,
-                 time_budget: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        model: Model | None = None,
+        *,
+        exploration_noise: float = 0.0,
+        time_budget: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.planner = planner
         self.exploration_noise = exploration_noise
         self.time_budget = time_budget
@@ -85,14 +92,28 @@ class MPC:
         """Begin the random numbers anew."""
         self._noise.manual_seed(seed)
 
-    def act(self, obs: dict[str, Tensor], carry: Memory | None, *, first: Tensor, prev_action: Tensor | None,
-            explore: bool) -> tuple[Tensor, Memory]:
+    def act(
+        self,
+        obs: dict[str, Tensor],
+        carry: Memory | None,
+        *,
+        first: Tensor,
+        prev_action: Tensor | None,
+        explore: bool,
+    ) -> tuple[Tensor, Memory]:
         """Choose actions [B, H, A]: `observe`, then `choose` with nothing under way (see Agent)."""
         return self.choose(self.observe(obs, carry, first=first, prev_action=prev_action), explore=explore)
 
     @torch.no_grad()
-    def observe(self, obs: Observation, carry: Memory | None, *, first: Tensor, prev_action: Tensor | None,
-                steps: int = 1) -> Memory:
+    def observe(
+        self,
+        obs: Observation,
+        carry: Memory | None,
+        *,
+        first: Tensor,
+        prev_action: Tensor | None,
+        steps: int = 1,
+    ) -> Memory:
         """Take in a State without deciding.
 
         Args:
@@ -118,8 +139,9 @@ class MPC:
         guess = memory.guess if memory.guess is None or not first.any() else _cleared(memory.guess, first)
         return replace(memory, recent=recent, model=model, state=state, guess=guess, age=memory.age + steps)
 
-    def choose(self, carry: Memory, *, pending: Tensor | None = None,
-               explore: bool = False) -> tuple[Tensor, Memory]:
+    def choose(
+        self, carry: Memory, *, pending: Tensor | None = None, explore: bool = False
+    ) -> tuple[Tensor, Memory]:
         """Decide on the State observed last.
 
         Args:
@@ -138,8 +160,9 @@ class MPC:
         with torch.no_grad():
             state = carry.state if carry.model is model else _filter(model, carry.recent)
             start = state if pending is None else _roll(model, state, pending)
-        plan = planner.plan(model, start, guess, shift=carry.age, deadline=deadline, noise=self._noise,
-                            display=self.display)
+        plan = planner.plan(
+            model, start, guess, shift=carry.age, deadline=deadline, noise=self._noise, display=self.display
+        )
         memory = replace(carry, model=model, state=state, planner=planner, guess=plan.guess, age=0, plan=plan)
         return (self._explore(plan.actions, model) if explore else plan.actions), memory
 
@@ -157,8 +180,9 @@ class MPC:
         deadline = time.perf_counter() + budget if budget else None
         start = None if guess is None else Guess(_fit(guess, self.planner.config.horizon))
         state = self._model.observe(None, None, obs)
-        return self.planner.plan(self._model, state, start, shift=0, deadline=deadline, noise=self._noise,
-                                 display=self.display)
+        return self.planner.plan(
+            self._model, state, start, shift=0, deadline=deadline, noise=self._noise, display=self.display
+        )
 
     def _explore(self, actions: Tensor, model: Model) -> Tensor:
         if self.exploration_noise == 0.0:

@@ -1,0 +1,270 @@
+"""What every node that answers States has in common, whether it plans or runs a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from mbrl_dynamics import plugins
+from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.interfaces import Model, Task
+from mbrl_dynamics.ros.convert import answer_to_msg, spec_from_msg, transition_from_msg
+from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, drain
+from mbrl_dynamics.ros.params import Params
+from mbrl_dynamics.spec import Spec
+from mbrl_dynamics.transition import Answer, Transition, WorldId
+from mbrl_msgs.msg import Action as ActionMsg
+from mbrl_msgs.msg import Spec as SpecMsg
+from mbrl_msgs.msg import State as StateMsg
+from mbrl_planner.controller import Controller, Decider, Statistics
+from mbrl_planner.episodes import Goal
+from mbrl_planner.ros.episode_server import EpisodeServer
+from mbrl_planner.ros.model_subscriber import ModelSubscriber
+
+
+@config
+class ControllerNodeConfig:
+    """Parameters that every controller has."""
+
+    task: Annotated[str, Field(description="what is wanted: an installed task, or package.module:Class")] = (
+        "cartpole_swingup"
+    )
+    model: Annotated[str, Field(description="kind of model that is accepted")] = "ensemble"
+    follow: Annotated[
+        bool, Field(description="answer `state` from the start on, without being asked by RunEpisodes")
+    ] = False
+    episodes: Annotated[
+        int, Field(ge=-1, description="run this many episodes from the start; 0 = none, -1 = without end")
+    ] = 0
+    mode: Annotated[
+        Literal["exploit", "explore", "random"],
+        Field(description="how to act while following, and in the episodes run from the start"),
+    ] = "exploit"
+    wait_for_model: Annotated[
+        bool, Field(description="episodes run from the start wait for a model that has seen the last one")
+    ] = False
+    no_model: Annotated[
+        Literal["random", "wait", "safe"],
+        Field(description="what to do without a model: random actions, no answer, or the safe action"),
+    ] = "random"
+    threads: Annotated[int, Field(ge=1, description="torch threads of this process [1]")] = 1
+    seed: Annotated[int, Field(ge=0, description="of all random numbers")] = 0
+    controller_id: Annotated[
+        str,
+        Field(description="who answers, since a world obeys one controller; empty = the node's full name"),
+    ] = ""
+
+
+class ControllerNode(BaseNode):
+    """Hears `state`, answers with `action`, runs episodes, and takes new models between decisions.
+
+    A subclass sets `Config` and names its plugins' parameters (`parameter_groups`), makes the agent
+    (`make_decider`), gives it a model (`use`) and may show each decision (`show`).
+    """
+
+    Config: type[ControllerNodeConfig] = ControllerNodeConfig
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        groups = self.parameter_groups()
+        self.params = Params(
+            self, {"": self.Config, **groups}, mutable=tuple(groups), changed=self.parameters_changed
+        )
+        own = self.params[""]
+        torch.set_num_threads(own.threads)
+        self.task: Task = load_task(own.task)
+        plugins.find("models", own.model)
+        self.controller_id = own.controller_id or self.get_fully_qualified_name()
+        self.statistics = Statistics()
+        self.decider = self.make_decider()
+        self.controller = Controller(
+            self.decider,
+            self.task.spec,
+            self.controller_id,
+            mode=own.mode,
+            no_model=own.no_model,
+            seed=own.seed,
+            statistics=self.statistics,
+        )
+        self.world_id: WorldId | None = None  # of the world whose spec fits
+        self.refusal = ""  # why the world cannot be controlled
+
+        self._actions = self.create_publisher(ActionMsg, "action", STREAM_QOS)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "diagnostics", 10)
+        self.models = ModelSubscriber(self, own.model, self.task, self._model_ready)
+        self.episodes = EpisodeServer(self)
+        self.create_subscription(SpecMsg, "spec", self.guarded(self._on_spec), LATCHED_QOS)
+        self._states = self.create_subscription(StateMsg, "state", self.guarded(self._on_state), STREAM_QOS)
+        self.steady_timer(1.0, self._diagnose)
+        if own.episodes:
+            count = None if own.episodes < 0 else own.episodes
+            self.episodes.run_own(Goal(count, own.seed, 0, own.wait_for_model, world_timeout=float("inf")))
+        gc.collect()
+        gc.freeze()  # a full collection over all of torch would delay an answer
+
+    # For subclasses -----------------------------------------------------------------------------------------
+
+    def parameter_groups(self) -> dict[str, type]:
+        """Configurations of plugins, by the prefix of their parameters; they may change at run time."""
+        return {}
+
+    def make_decider(self) -> Decider:
+        """The agent; it has no model yet."""
+        raise NotImplementedError
+
+    def use(self, model: Model | None) -> None:
+        """Decide with this model from now on."""
+        raise NotImplementedError
+
+    def show(self, state: Transition) -> None:
+        """Show the decision just made, if anybody looks. Called after the answer is sent."""
+
+    def parameters_changed(self, group: str) -> None:
+        """A plugin's parameters changed (between decisions)."""
+
+    # Hearing and answering ----------------------------------------------------------------------------------
+
+    def _on_state(self, msg: StateMsg) -> None:
+        burst = [transition_from_msg(m) for m in drain(self._states, msg)]
+        for state in burst:
+            self._hear(state)
+        newest = self.controller.newest
+        if newest is not None and any(state.key == newest.key for state in burst):
+            self._answer(newest)
+
+    def _hear(self, state: Transition) -> None:
+        refused = self.statistics.refused
+        new = self.controller.hear(state, wanted=self._wanted(state))
+        if self.statistics.refused > refused:
+            self.get_logger().warning(
+                f"refused: {self.statistics.last_refusal} ({self.statistics.refused} in all)",
+                throttle_duration_sec=1.0,
+            )
+        elif new:
+            self.episodes.heard(state)
+
+    def _wanted(self, state: Transition) -> bool:
+        if state.world_id != self.world_id:
+            return False
+        return self.episodes.wants(state) if self.episodes.busy else bool(self.params[""].follow)
+
+    def _answer(self, state: Transition) -> None:
+        if not self._wanted(state):
+            return
+        before = self.statistics.answered
+        answer = self.controller.answer()
+        if answer is None:
+            return
+        self._actions.publish(answer_to_msg(answer, self.get_clock().now().to_msg()))
+        if self.statistics.answered > before:
+            self.episodes.decided(self.controller.planning_ms, self.controller.disagreement)
+            self.show(state)
+
+    def catch_up(self) -> None:
+        """Answer the newest State if that was held back and is wanted now."""
+        newest = self.controller.newest
+        if newest is not None and not self.controller.answered:
+            self._answer(newest)
+
+    # The world ----------------------------------------------------------------------------------------------
+
+    def _on_spec(self, msg: SpecMsg) -> None:
+        world_id = bytes(msg.world_id)
+        try:
+            spec = spec_from_msg(msg)
+            self.refusal = mismatch(self.task.spec, spec)
+        except ValueError as error:
+            self.refusal = f"the world's spec cannot be used: {error}"
+        self.world_id = None if self.refusal else world_id
+        if self.refusal:
+            self.get_logger().error(f"not acting: {self.refusal}")
+            self.episodes.fail(self.refusal)
+            return
+        if spec.dynamics_hash != self.controller.spec.dynamics_hash:
+            self.controller.use_spec(spec)
+            self.models.use_spec(spec)
+        self.episodes.world_heard(world_id)
+        self.catch_up()
+
+    # The model ----------------------------------------------------------------------------------------------
+
+    def _model_ready(self, model: Model | None) -> None:
+        self.use(model)
+        self.episodes.tick()
+        self.catch_up()
+
+    # The end ------------------------------------------------------------------------------------------------
+
+    def on_fault(self, error: Exception) -> None:
+        """Begin afresh with the next State, repeated or new; until then the world does what is safe."""
+        self.controller.forget()
+
+    def on_stop(self) -> None:
+        """Answer a State that still waits with the safe action."""
+        newest = self.controller.newest
+        if newest is not None and not newest.last and not self.controller.answered and self._wanted(newest):
+            safe = Answer(*newest.key, self.controller_id, self.controller.spec.safe_action()[None])
+            self._actions.publish(answer_to_msg(safe, self.get_clock().now().to_msg()))
+        self.models.close()
+
+    def _diagnose(self) -> None:
+        statistics = self.statistics
+        times = sorted(statistics.planning_ms)
+        values: dict[str, Any] = {
+            "episode running": self.episodes.busy,
+            "model": self.models.text,
+            "planning median [ms]": f"{times[len(times) // 2]:.2f}" if times else "",
+            "planning p99 [ms]": f"{times[int(0.99 * (len(times) - 1))]:.2f}" if times else "",
+            "answered": statistics.answered,
+            "answered from the cache": statistics.repeated,
+            "missed": statistics.missed,
+            "plans cut by the time budget": statistics.late_plans,
+            "States refused": statistics.refused,
+            "last refusal": statistics.last_refusal,
+            "model swaps": self.models.swaps,
+            "model updates refused": self.models.refused,
+            "last refused goal": self.episodes.last_refusal,
+            "faults": self.faults,
+        }
+        status = DiagnosticStatus(name=self.get_fully_qualified_name(), message=self.refusal or "ok")
+        status.level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        msg = DiagnosticArray(status=[status])
+        msg.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(msg)
+
+
+def load_task(name: str) -> Task:
+    """A task, by the name of an entry point or as package.module:Class.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    task: Callable[[], Task] = plugins.find("tasks", name)
+    try:
+        return task()
+    except TypeError as error:
+        raise UserError(f"task '{name}' cannot be made without arguments: {error}") from error
+
+
+def mismatch(task: Spec, world: Spec) -> str:
+    """Why a world cannot be controlled for a task, in one sentence; empty if it can.
+
+    The action delay is the world's own matter: a task knows nothing of it.
+    """
+    task = dataclasses.replace(task, action_delay_steps=world.action_delay_steps)
+    if task.dynamics_hash == world.dynamics_hash:
+        return ""
+    for name in ("observation", "action", "control_period", "cameras"):
+        here, there = getattr(task, name), getattr(world, name)
+        if here != there:
+            if isinstance(here, tuple):
+                here, there = ([getattr(e, "name", e) for e in side] for side in (here, there))
+            return f"the world of task '{world.task}' has {name} {there}, but '{task.task}' expects {here}"
+    return f"the world's dynamics hash is not that of the task '{task.task}'"
