@@ -1,8 +1,8 @@
 """Runs the benchmarks of the packages and writes build/bench.json.
 
-Each package's benchmark/bench_*.py has `figures(quick: bool) -> list[dict]`; a figure has name, value, unit, and,
-measured in the same run where there is one, reference (what it is compared with) and reference_value. Each file runs
-in a process of its own, one after the other, so that none disturbs another.
+Each package's benchmark/bench_*.py has `figures(quick: bool) -> list[dict]`. A figure has name, value,
+unit, and reference (what it is compared with) and reference_value, or None for both. Each file runs in a
+process of its own, one after the other, so that none disturbs another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the set-up says where it cannot go on: one sentence, and nothing else that a newcomer has to understand."""
+"""What the set-up says where it cannot go on: one sentence."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_PACKAGES = ("mbrl_dynamics", "mbrl_planner", "mbrl_sim", "mbrl_bringup")
 PACKAGES = ("mbrl_msgs", *PYTHON_PACKAGES)
-INTERFACES = sorted(file for kind in ("msg", "srv", "action") for file in (ROOT / "mbrl_msgs").glob(f"{kind}/*"))
+INTERFACES = sorted(
+    file for kind in ("msg", "srv", "action") for file in (ROOT / "mbrl_msgs").glob(f"{kind}/*")
+)
 
 # Import name -> rosdep key, for what is not part of ROS itself.
 ROSDEP = {
@@ -40,8 +42,8 @@ ROSDEP = {
 }
 # The keys among these, and of the tests, that rosdistro itself has.
 IN_ROSDISTRO = {
-    "python3-gymnasium-pip", "python3-hypothesis", "python3-matplotlib", "python3-mujoco-pip", "python3-numpy",
-    "python3-opencv", "python3-pil", "python3-psutil", "python3-pytest", "python3-pytest-timeout",
+    "python3-gymnasium-pip", "python3-hypothesis", "python3-matplotlib", "python3-mujoco-pip",
+    "python3-numpy", "python3-opencv", "python3-pil", "python3-psutil", "python3-pytest", "python3-pytest-timeout",
     "python3-pytorch-pip", "python3-rich", "python3-rosbags-pip", "python3-scipy", "python3-transforms3d",
     "python3-yaml",
 }  # fmt: skip
@@ -75,7 +77,9 @@ def imports(package: str) -> set[str]:
 
 def pinned(*names: str) -> set[str]:
     """Distributions that requirements/<name>.txt pin, in their normal form."""
-    lines = [line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()]
+    lines = [
+        line for name in names for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    ]
     found = [re.match(r"([A-Za-z0-9._-]+)(\[\w+\])?==", line) for line in lines]
     return {re.sub(r"[-_.]+", "-", match.group(1)).lower() for match in found if match}
 
@@ -111,7 +115,9 @@ def test_manifest_names_everything_that_is_imported(package: str) -> None:
     needed = {ROSDEP.get(name, name) for name in imports(package)}
     declared = {tag.text for tag in manifest(package) if tag.tag in ("depend", "exec_depend")}
     assert not needed - declared
-    assert not {key for key in declared if key and key.startswith("python3-")} - needed, "declared, but not imported"
+    assert not {key for key in declared if key and key.startswith("python3-")} - needed, (
+        "declared, but not imported"
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -140,13 +146,17 @@ def test_each_field_of_an_interface_has_a_comment(file: Path) -> None:
     for line in lines:
         code = line.partition("#")[0].strip()
         if code and code != "---":
-            assert "# " in line or previous.startswith("#") or "=" in code or code.endswith("error_code"), line
+            assert "# " in line or previous.startswith("#") or "=" in code or code.endswith("error_code"), (
+                line
+            )
         previous = line.strip()
 
 
 def test_each_interface_is_built() -> None:
     text = (ROOT / "mbrl_msgs" / "CMakeLists.txt").read_text()
-    assert {f"{file.parent.name}/{file.name}" for file in INTERFACES} == set(re.findall(r'"(\w+/\w+\.\w+)"', text))
+    assert {f"{file.parent.name}/{file.name}" for file in INTERFACES} == set(
+        re.findall(r'"(\w+/\w+\.\w+)"', text)
+    )
 
 
 def our_entry_points() -> list[tuple[str, str, str]]:
@@ -172,8 +182,8 @@ def test_licence_text_is_there() -> None:
 
 
 PERMISSIVE = re.compile(
-    r"apache|\bmit\b|\bbsd\b|\bisc\b|\bpsf\b|python software foundation|mpl|mozilla|zlib|unlicense|hpnd|eclipse|"
-    r"public.domain|0bsd|\bzpl\b",
+    r"apache|\bmit\b|\bbsd\b|0bsd|\bisc\b|\bpsf\b|python software foundation|\bmpl\b|mozilla|zlib|unlicense|"
+    r"hpnd|eclipse|public.domain|\bzpl\b",
     re.IGNORECASE,
 )
 
@@ -181,6 +191,10 @@ PERMISSIVE = re.compile(
 @pytest.mark.parametrize("name", sorted(pinned("base")))
 def test_what_runs_with_us_has_a_compatible_licence(name: str) -> None:
     metadata = distribution(name).metadata
-    fields = [metadata.get("License-Expression"), metadata.get("License"), *metadata.get_all("Classifier", [])]
+    fields = [
+        metadata.get("License-Expression"),
+        metadata.get("License"),
+        *metadata.get_all("Classifier", []),
+    ]
     told = " | ".join(field for field in fields if field and (not field.count("::") or "License" in field))
     assert PERMISSIVE.search(told), f"{name} says: {told[:200]!r}"
