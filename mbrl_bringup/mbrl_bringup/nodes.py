@@ -39,7 +39,8 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
         "dynamics_node": {
             "model": stack.model,
             "seed": stack.seed,
-            "dataset": f"{stack.run_dir}/dataset" if stack.run_dir and stack.record else "",
+            "dataset": f"{stack.run_dir}/dataset" if stack.run_dir else "",
+            "record": stack.record,
             "checkpoint": f"{stack.run_dir}/checkpoint" if stack.run_dir else "",
         },
         "planner_node": {

@@ -1,0 +1,164 @@
+"""The whole stack as processes over DDS: it runs, survives, learns, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from mbrl_bringup.evidence import last_episode
+from mbrl_bringup.result import read as read_result
+from mbrl_dynamics.episodes import read as read_dataset
+from mbrl_dynamics.ros.testing import LATCHED_QOS, NodeProcess, eventually, isolated_domain, peer
+from mbrl_msgs.msg import LearnerStatus, WorldStatus
+
+SMALL = {  # quick to train and to plan with
+    "/**/dynamics_node": {
+        "ros__parameters": {
+            "fit_steps": 400,
+            "threads": 1,
+            "ensemble": {"members": 3, "hidden": [64, 64]},
+        }
+    },
+    "/**/planner_node": {"ros__parameters": {"icem": {"horizon": 15, "candidates": 40, "iterations": 2}}},
+}
+
+
+@pytest.fixture
+def mbrl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NodeProcess]]:
+    """Runs the `mbrl` command on the pendulum in a domain of its own, and checks that all of it ends."""
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    monkeypatch.chdir(tmp_path)
+    started: list[NodeProcess] = []
+
+    def start(command: str, *options: str) -> NodeProcess:
+        given = ["--task", "pendulum", "--params-file", "small.yaml", *options]
+        started.append(NodeProcess([sys.executable, "-m", "mbrl_bringup.cli", command, *given]))
+        return started[-1]
+
+    with isolated_domain():
+        try:
+            yield start
+        finally:
+            for process in started:
+                with process:
+                    family = family_of(process)
+                eventually(lambda family=family: not alive(family), "a process was left behind")
+
+
+def family_of(process: NodeProcess) -> list[psutil.Process]:
+    """All that a process has started; they live in sessions of their own."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def alive(family: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def run_folder(tmp_path: Path) -> Path:
+    (folder,) = (tmp_path / "runs").iterdir()
+    return folder
+
+
+def episodes_done(tmp_path: Path) -> int:
+    found = list((tmp_path / "runs").glob("*/result.json"))
+    return len(json.loads(found[0].read_text())["episodes"]) if found else 0
+
+
+def test_up_survives_the_death_of_each_node_and_ends_with_ctrl_c(
+    mbrl: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    up = mbrl("up")
+    with peer() as client:
+        worlds = client.listen(WorldStatus, "world_status", LATCHED_QOS)
+        learners = client.listen(LearnerStatus, "learner_status", LATCHED_QOS)
+        eventually(lambda: bool(worlds) and worlds[-1].step > 20, f"nothing moves:\n{up.output}")
+        eventually(
+            lambda: bool(learners) and learners[-1].transitions > 20, f"nothing is learned:\n{up.output}"
+        )
+        for module in ("sim_node", "planner_node", "dynamics_node"):
+            (victim,) = [p for p in family_of(up) if f".{module}" in " ".join(p.cmdline())]
+            victim.kill()
+            eventually(lambda m=module: f"{m} ended (signal 9)" in up.output, "nobody noticed")
+            seen, known = len(worlds), learners[-1].transitions
+            eventually(lambda s=seen: moved(worlds[s:]), f"nothing moves without {module}:\n{up.output}")
+        eventually(lambda k=known: learners[-1].transitions > k, f"nothing more is recorded:\n{up.output}")
+    family = family_of(up)
+    assert len(family) == 3
+    assert up.stop(signal.SIGINT) == 0
+    assert not alive(family)
+    folder = run_folder(tmp_path)
+    spec, episode = last_episode(read_dataset(folder / "dataset"))
+    assert spec is not None and spec.task == "pendulum" and len(episode) > 1
+
+
+def moved(worlds: list[WorldStatus]) -> bool:
+    return len({(w.episode, w.step) for w in worlds}) > 10
+
+
+def test_a_demo_that_is_interrupted_leaves_a_valid_folder(
+    mbrl: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    demo = mbrl("demo", "--episodes", "50", "--no-early-stop", "--no-video")
+    eventually(
+        lambda: episodes_done(tmp_path) >= 2, f"no episode was finished:\n{demo.output}", timeout=120.0
+    )
+    family = family_of(demo)
+    demo.kill(signal.SIGINT)
+    demo.kill(signal.SIGINT)
+    assert demo.wait() == 130
+    assert not alive(family)
+    folder = run_folder(tmp_path)
+    result = read_result(folder)
+    assert not result.finished
+    assert len(result.episodes) >= 2
+    assert all(math.isfinite(value) for value in result.returns)
+    assert "an interrupted run" in (folder / "report.md").read_text()
+    assert len(last_episode(read_dataset(folder / "dataset"))[1]) > 1
+    assert "processes" in yaml.safe_load((folder / "config.yaml").read_text())
+    assert "Traceback" not in demo.output
+
+
+def test_a_demo_that_is_interrupted_at_once_leaves_a_valid_folder(
+    mbrl: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    demo = mbrl("demo", "--no-video")
+    eventually(lambda: bool(list(tmp_path.glob("runs/*/result.json"))), f"no run:\n{demo.output}")
+    assert demo.stop(signal.SIGTERM) == 130
+    assert read_result(run_folder(tmp_path)).episodes == ()
+    assert (run_folder(tmp_path) / "report.md").is_file()
+
+
+def test_a_killed_demo_leaves_no_process_behind(mbrl: Callable[..., NodeProcess], tmp_path: Path) -> None:
+    demo = mbrl("demo", "--no-video")
+    eventually(lambda: len(family_of(demo)) >= 4, f"the stack did not start:\n{demo.output}")
+    family = family_of(demo)
+    demo.stop(signal.SIGKILL)
+    eventually(lambda: not alive(family), "orphans are left")
+    assert read_result(run_folder(tmp_path)).episodes == ()
+
+
+@pytest.mark.learning
+def test_the_whole_stack_learns_the_pendulum(mbrl: Callable[..., NodeProcess], tmp_path: Path) -> None:
+    demo = mbrl("demo", "--episodes", "5", "--no-early-stop", "--no-video", "--out", "out.json")
+    assert demo.wait(timeout=170.0) == 0, demo.output
+    result = json.loads((tmp_path / "out.json").read_text())
+    returns = [episode["return"] for episode in result["episodes"]]
+    assert [episode["steps"] for episode in result["episodes"]] == [200] * 5
+    assert max(returns[2:]) > returns[0] + 300.0, returns
+    assert result["missed_steps"] == 0
+    folder = run_folder(tmp_path)
+    assert result == json.loads((folder / "result.json").read_text())
+    errors = [episode.holdout_error for episode in read_result(folder).episodes[:-1]]
+    assert errors[-1] < errors[0], errors
+    assert (folder / "predicted_against_happened.png").is_file()
