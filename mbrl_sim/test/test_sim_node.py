@@ -230,6 +230,12 @@ def test_a_fault_in_the_task_ends_the_episode_but_not_the_node(monkeypatch):
         assert world.reset().error_code == Reset.Result.OK
         eventually(lambda: world.newest.episode == 1, "no second episode")
         assert world.advance().step == 1
+        world.me.call(Pause, "pause", Pause.Request(paused=True))
+        world.send(2.0)
+        world.told(lambda status: status.accepted == 4)
+        response = world.me.call(SingleStep, "single_step", SingleStep.Request(steps=1))
+        assert "divides by zero" in response.error_msg
+        assert world.reset().error_code == Reset.Result.OK
 
 
 @pytest.mark.parametrize(

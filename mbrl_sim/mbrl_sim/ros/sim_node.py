@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from rclpy.action import ActionServer
@@ -77,9 +78,9 @@ class SimNode(BaseNode):
 
     def _make_subscriptions(self) -> None:
         self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
-        self.create_service(Pause, "pause", self.guarded(self._on_pause))
-        self.create_service(SingleStep, "single_step", self.guarded(self._on_single_step))
-        self._reset_server = ActionServer(self, Reset, "reset", self.guarded(self._on_reset))
+        self.create_service(Pause, "pause", self._on_pause)
+        self.create_service(SingleStep, "single_step", self._on_single_step)
+        self._reset_server = ActionServer(self, Reset, "reset", self._on_reset)
 
     def _make_timers(self) -> Any:
         display_period = 1.0 / self.settings.display_rate
@@ -98,10 +99,9 @@ class SimNode(BaseNode):
         self._emit(self.world.offer(answer_from_msg(msg), time.monotonic()))
 
     def _on_pause(self, request: Pause.Request, response: Pause.Response) -> Pause.Response:
-        try:
-            self._emit(self.world.pause(request.paused, time.monotonic()))
-        except UserError as error:
-            response.error_code, response.error_msg = Pause.Response.UNSUPPORTED, str(error)
+        why = self._carry_out(lambda: self.world.pause(request.paused, time.monotonic()))
+        if why:
+            response.error_code, response.error_msg = Pause.Response.UNSUPPORTED, why
         return response
 
     def _on_single_step(
@@ -113,27 +113,37 @@ class SimNode(BaseNode):
                 "steps must be at least 1",
             )
             return response
-        try:
-            self._emit(self.world.single_step(request.steps, time.monotonic()))
-        except UserError as error:
-            response.error_code, response.error_msg = SingleStep.Response.NOT_PAUSED, str(error)
+        why = self._carry_out(lambda: self.world.single_step(request.steps, time.monotonic()))
+        if why:
+            response.error_code, response.error_msg = SingleStep.Response.NOT_PAUSED, why
         return response
 
     def _on_reset(self, goal: Any) -> Reset.Result:
-        request, result = goal.request, Reset.Result()
+        request, result, faults = goal.request, Reset.Result(), self.faults
         goal.publish_feedback(Reset.Feedback(phase="placing the world in its initial state"))
-        try:
-            seed = request.seed if request.seed >= 0 else None
-            state = self.world.reset(time.monotonic(), seed, request.initial_state or None)
-        except UserError as error:
-            result.error_code, result.error_msg = Reset.Result.BAD_REQUEST, str(error)
+        seed = request.seed if request.seed >= 0 else None
+        state = request.initial_state or None
+        result.error_msg = self._carry_out(lambda: self.world.reset(time.monotonic(), seed, state))
+        if result.error_msg:
+            failed = self.faults > faults
+            result.error_code = Reset.Result.FAILED if failed else Reset.Result.BAD_REQUEST
             goal.abort()
         else:
             self._tick_timer.reset()  # so that the first period of a real-time episode is a whole one
-            self._emit(state)
             goal.succeed()
         result.world_id, result.episode = self._status.world_id, self.world.episode
         return result
+
+    def _carry_out(self, order: Callable[[], Transition | None]) -> str:
+        """Do what a service or an action asks; why it cannot be done, in one sentence."""
+        try:
+            self._emit(order())
+        except UserError as error:
+            return str(error)
+        except Exception as error:  # the caller gets an answer all the same
+            self.fault(error)
+            return f"the world failed: {error}"
+        return ""
 
     def _coast(self) -> None:
         """Run free physics until the next display is due."""
