@@ -44,6 +44,7 @@ class EpisodeStore:
 
     Args:
         folder: made if it does not exist. Files that a killed process left without an end are given one.
+        spec: of what will be recorded.
 
     Attributes:
         error: why nothing is recorded any more; empty = all is well.
@@ -53,14 +54,15 @@ class EpisodeStore:
         UserError: the folder cannot be used, or another process records into it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spec: Spec) -> None:
         self.folder = folder
         self.error = ""
         self.path: Path | None = None
         self._file: _WholeWrites | None = None
         self._writer: Writer | None = None
         self._channels: dict[str, int] = {}
-        self._spec: Spec | None = None
+        self._spec = spec
+        self._world: WorldId | None = None  # announced in this file
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,13 +79,14 @@ class EpisodeStore:
         return not self.error
 
     def announce(self, spec: Spec, world_id: WorldId) -> None:
-        """A world says what its observations and actions mean; comes before its transitions."""
-        self._spec = spec
-        self._write("spec", wire.encode_spec(spec, world_id), time.time())
+        """A world says what its observations and actions mean."""
+        if (spec, world_id) != (self._spec, self._world):
+            self._spec, self._world = spec, world_id
+            self._write("spec", wire.encode_spec(spec, world_id), time.time())
 
     def add(self, transition: Transition) -> None:
-        """Append a transition of a world that was announced."""
-        assert self._spec is not None
+        """Append a valid transition. A world that is new to the file is announced in it first."""
+        self.announce(self._spec, transition.world_id)
         self._write("state", wire.encode_transition(transition, self._spec), transition.stamp)
 
     def add_answer(self, answer: Answer, stamp: float) -> None:
@@ -93,7 +96,7 @@ class EpisodeStore:
     def close(self) -> None:
         """Finish the file; a later record begins another."""
         writer, file = self._writer, self._file
-        self._writer = self._file = None
+        self._writer = self._file = self._world = None
         if writer is None or file is None:
             return
         try:
@@ -165,6 +168,19 @@ def read(folder: Path, topics: Collection[str] = ("state", "action", "spec")) ->
                     topic = channels[message.channel_id]
                     if topic in topics:
                         yield _decode(topic, message.data)
+
+
+def newest_spec(folder: Path) -> Spec | None:
+    """The spec that a dataset folder was recorded with; None = it holds nothing yet.
+
+    Raises:
+        UserError: as `read`.
+    """
+    newest = None
+    for record in read(folder, ("spec",)):
+        assert isinstance(record, Spec)
+        newest = record
+    return newest
 
 
 def recover(path: Path) -> bool:

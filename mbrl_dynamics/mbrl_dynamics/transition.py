@@ -54,7 +54,9 @@ class Transition:
     def fault(self, spec: Spec) -> str:
         """Why this cannot be used with `spec`, in one sentence; empty if it can."""
         if self.observation.shape != (spec.observation_dim,):
-            return f"observation has {self.observation.size} elements, but the spec has {spec.observation_dim}"
+            return (
+                f"observation has {self.observation.size} elements, but the spec has {spec.observation_dim}"
+            )
         if self.action.shape != (spec.action_dim,):
             return f"action has {self.action.size} elements, but the spec has {spec.action_dim}"
         if not np.isfinite(self.observation).all():
@@ -66,6 +68,12 @@ class Transition:
             return "reward is infinite"
         if len(self.images) != len(spec.cameras):
             return f"there are {len(self.images)} images, but the spec has {len(spec.cameras)} cameras"
+        for camera in spec.cameras:
+            image = self.images.get(camera.name)
+            if image is None:
+                return f"there is no image of camera '{camera.name}'"
+            if image.shape[:2] != (camera.height, camera.width):
+                return f"the image of camera '{camera.name}' is not {camera.height} x {camera.width} pixels"
         return ""
 
 

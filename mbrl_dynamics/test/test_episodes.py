@@ -23,7 +23,7 @@ from mbrl_dynamics.transition import Answer, Transition
 
 
 def fill(folder: Path, count: int = 5, spec=SPEC, *, close: bool = True) -> EpisodeStore:
-    store = EpisodeStore(folder)
+    store = EpisodeStore(folder, spec)
     store.announce(spec, WORLD)
     for number in range(count):
         store.add(transition(0, number, spec=spec))
@@ -54,7 +54,7 @@ def test_every_recording_gets_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_before_there_is_something(tmp_path: Path) -> None:
-    EpisodeStore(tmp_path / "new").close()
+    EpisodeStore(tmp_path / "new", SPEC).close()
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -78,8 +78,7 @@ def test_others_can_read_it(tmp_path: Path) -> None:
 
 def test_images_cost_their_bytes(tmp_path: Path) -> None:
     spec = type(SPEC)(SPEC.task, SPEC.observation, SPEC.action, 0.05, cameras=(episodes_camera(),))
-    store = EpisodeStore(tmp_path)
-    store.announce(spec, WORLD)
+    store = EpisodeStore(tmp_path, spec)
     store.add(transition(0, 0, spec=spec))
     before = store.path.stat().st_size
     store.add(transition(0, 1, spec=spec))
@@ -106,7 +105,7 @@ def test_a_file_cut_anywhere_is_recovered(whole: bytes, tmp_path: Path, cut) -> 
     path = tmp_path / "000.mcap"
     path.write_bytes(whole[:length])
     before = [s.step for s in states(tmp_path)]  # readable even without its end
-    EpisodeStore(tmp_path)
+    EpisodeStore(tmp_path, SPEC)
     assert [s.step for s in states(tmp_path)] == before == list(range(len(before)))
     complete_records = sum(offset <= length for offset in message_ends(whole))
     assert len(list(read(tmp_path))) == complete_records
@@ -118,7 +117,7 @@ def test_a_file_cut_anywhere_is_recovered(whole: bytes, tmp_path: Path, cut) -> 
     assert not recover(path)  # once is enough
     again = cut.draw(st.integers(0, path.stat().st_size), label="killed while recovering, or cut again, at")
     os.truncate(path, again)
-    EpisodeStore(tmp_path)
+    EpisodeStore(tmp_path, SPEC)
     assert len(list(read(tmp_path))) == sum(offset <= min(again, length) for offset in message_ends(whole))
 
 
@@ -135,7 +134,7 @@ def message_ends(data: bytes) -> list[int]:
 def test_zeros_at_the_end_are_no_records(tmp_path: Path, whole: bytes) -> None:
     """What a file system may leave after a power failure."""
     (tmp_path / "000.mcap").write_bytes(whole[: message_ends(whole)[3]] + bytes(5000))
-    EpisodeStore(tmp_path)
+    EpisodeStore(tmp_path, SPEC)
     assert len(list(read(tmp_path))) == 4
 
 
@@ -144,7 +143,7 @@ import sys
 from pathlib import Path
 from worlds import SPEC, WORLD, transition
 from mbrl_dynamics.episodes import EpisodeStore
-store = EpisodeStore(Path(sys.argv[1]))
+store = EpisodeStore(Path(sys.argv[1]), SPEC)
 store.announce(SPEC, WORLD)
 for step in range(10**9):
     store.add(transition(0, step))
@@ -160,7 +159,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
             break
     told = 500 + len(process.stdout.read().split())
     process.wait()
-    EpisodeStore(tmp_path)
+    EpisodeStore(tmp_path, SPEC)
     steps = [s.step for s in states(tmp_path)]
     assert steps == list(range(len(steps)))
     assert len(steps) >= told
@@ -183,7 +182,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    EpisodeStore(tmp_path)  # with room again, the file gets its end
+    EpisodeStore(tmp_path, SPEC)  # with room again, the file gets its end
     assert [s.step for s in states(tmp_path)] == kept
     with files(tmp_path)[0].open("rb") as file:
         assert make_reader(file).get_summary() is not None
@@ -202,25 +201,25 @@ def test_a_disk_full_from_the_beginning(tmp_path: Path, monkeypatch) -> None:
 def test_two_processes_do_not_share_a_recording(tmp_path: Path) -> None:
     fill(tmp_path, close=False)
     with pytest.raises(UserError, match="another process records into"):
-        EpisodeStore(tmp_path)
+        EpisodeStore(tmp_path, SPEC)
 
 
 def test_foreign_files_are_refused_and_left_alone(tmp_path: Path, whole: bytes) -> None:
     foreign = whole.replace(b"mbrl_dynamics", b"someone_else_")[:-50]
     (tmp_path / "000.mcap").write_bytes(foreign)
     with pytest.raises(UserError, match="was not recorded by"):
-        EpisodeStore(tmp_path)
+        EpisodeStore(tmp_path, SPEC)
     assert (tmp_path / "000.mcap").read_bytes() == foreign
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be used"):
-        EpisodeStore(tmp_path / "file")
+        EpisodeStore(tmp_path / "file", SPEC)
 
 
 def test_many_episodes(tmp_path: Path) -> None:
-    store = EpisodeStore(tmp_path)
+    store = EpisodeStore(tmp_path, SPEC)
     store.announce(SPEC, WORLD)
     told = [t for number in range(3) for t in episode(number)]
     for t in told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from builtin_interfaces.msg import Time as TimeMsg
@@ -16,8 +16,14 @@ from mbrl_dynamics.transition import Answer, Transition
 from mbrl_msgs.msg import Action as ActionMsg
 from mbrl_msgs.msg import Camera as CameraMsg
 from mbrl_msgs.msg import Element as ElementMsg
+from mbrl_msgs.msg import LearnerStatus as LearnerStatusMsg
+from mbrl_msgs.msg import ModelUpdate as ModelUpdateMsg
 from mbrl_msgs.msg import Spec as SpecMsg
 from mbrl_msgs.msg import State as StateMsg
+
+if TYPE_CHECKING:  # these load torch, which the simulator does without
+    from mbrl_dynamics.learner import Status
+    from mbrl_dynamics.snapshot import Snapshot
 
 
 def doubles(values: Any) -> array.array[float]:
@@ -148,6 +154,63 @@ def spec_from_msg(msg: SpecMsg) -> Spec:
     return spec
 
 
+def snapshot_to_msg(snapshot: Snapshot, stamp: TimeMsg) -> ModelUpdateMsg:
+    """A snapshot as a ModelUpdate."""
+    return ModelUpdateMsg(
+        stamp=stamp,
+        model_id=snapshot.model_id,
+        run_id=snapshot.run_id,
+        version=snapshot.version,
+        architecture=snapshot.architecture,
+        dynamics_hash=snapshot.dynamics_hash,
+        sha256=snapshot.sha256,
+        trained_world_id=snapshot.trained_world_id,
+        trained_episode=snapshot.trained_episode,
+        metric_names=list(snapshot.metrics),
+        metric_values=doubles(list(snapshot.metrics.values())),
+        weights=octets(snapshot.weights),
+    )
+
+
+def snapshot_from_msg(msg: ModelUpdateMsg) -> Snapshot:
+    """A ModelUpdate as a snapshot; `snapshot.check` says whether it can be used."""
+    from mbrl_dynamics.snapshot import Snapshot
+
+    return Snapshot(
+        model_id=msg.model_id,
+        run_id=msg.run_id,
+        version=msg.version,
+        architecture=msg.architecture,
+        dynamics_hash=msg.dynamics_hash,
+        sha256=msg.sha256,
+        trained_world_id=msg.trained_world_id,
+        trained_episode=msg.trained_episode,
+        metrics=dict(zip(msg.metric_names, msg.metric_values, strict=False)),
+        weights=bytes(msg.weights),
+    )
+
+
+def learner_status_to_msg(status: Status, stamp: TimeMsg) -> LearnerStatusMsg:
+    """How the learning goes, as a LearnerStatus."""
+    return LearnerStatusMsg(
+        stamp=stamp,
+        status=status.phase.value,
+        run_id=status.run_id,
+        version=status.version,
+        episodes=status.episodes,
+        transitions=status.transitions,
+        trained_world_id=status.trained_world_id,
+        trained_episode=status.trained_episode,
+        train_loss=status.train_loss,
+        holdout_error=status.holdout_error,
+        fit_seconds=status.fit_seconds,
+        refused=status.refused,
+        gaps=status.gaps,
+        recording=status.recording,
+        error_msg=status.error,
+    )
+
+
 def _element_to_msg(element: Element) -> ElementMsg:
     return ElementMsg(
         name=element.name,
@@ -174,7 +237,10 @@ def _image_to_msg(image: NDArray[np.uint8], camera: Camera, state: StateMsg) -> 
 
 
 def _image_from_msg(msg: ImageMsg) -> NDArray[np.uint8]:
-    return np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.width, -1).copy()
+    """The pixels of an image; an array [0, 0, 3] where the data do not fill it, which no spec accepts."""
+    data = np.frombuffer(msg.data, dtype=np.uint8)
+    whole = data.size > 0 and data.size % max(msg.height * msg.width, 1) == 0
+    return data.reshape(msg.height, msg.width, -1).copy() if whole else np.empty((0, 0, 3), np.uint8)
 
 
 def finite_or_nan(value: float | None) -> float:
