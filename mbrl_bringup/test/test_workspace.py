@@ -42,11 +42,23 @@ ROSDEP = {
 }
 # The keys among these, and of the tests, that rosdistro itself has.
 IN_ROSDISTRO = {
-    "python3-gymnasium-pip", "python3-hypothesis", "python3-matplotlib", "python3-mujoco-pip",
-    "python3-numpy", "python3-opencv", "python3-pil", "python3-psutil", "python3-pytest", "python3-pytest-timeout",
-    "python3-pytorch-pip", "python3-rich", "python3-rosbags-pip", "python3-scipy", "python3-transforms3d",
+    "python3-gymnasium-pip",
+    "python3-hypothesis",
+    "python3-matplotlib",
+    "python3-mujoco-pip",
+    "python3-numpy",
+    "python3-opencv",
+    "python3-pil",
+    "python3-psutil",
+    "python3-pytest",
+    "python3-pytest-timeout",
+    "python3-pytorch-pip",
+    "python3-rich",
+    "python3-rosbags-pip",
+    "python3-scipy",
+    "python3-transforms3d",
     "python3-yaml",
-}  # fmt: skip
+}
 
 
 def manifest(package: str) -> ET.Element:
