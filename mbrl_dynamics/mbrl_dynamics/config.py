@@ -31,7 +31,7 @@ T = TypeVar("T")
 def config(cls: type[T]) -> type[T]:
     """Make a class a configuration: a frozen dataclass whose fields are validated."""
     settings = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
-    return _pydantic_dataclass(cls, frozen=True, config=settings)  # type: ignore[call-overload, no-any-return]
+    return _pydantic_dataclass(cls, frozen=True, config=settings)  # type: ignore[return-value]
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

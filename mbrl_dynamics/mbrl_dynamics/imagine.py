@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +13,14 @@ from mbrl_dynamics.interfaces import Model, Noise, Policy
 from mbrl_dynamics.types import ModelState, Rollout
 
 
-def imagine_by_steps(model: Model, state: ModelState, actions: Tensor | Policy, particles: int,
+class SteppedModel(Model, Protocol):
+    """A model whose `imagine` is `imagine_by_steps`."""
+
+    def spread(self, state: ModelState, particles: int) -> ModelState:
+        """The state [B, ...] as particles [B, P, ...]."""
+
+
+def imagine_by_steps(model: SteppedModel, state: ModelState, actions: Tensor | Policy, particles: int,
                      horizon: int | None, noise: Noise, keep: Collection[str]) -> Rollout:
     """The default of `Model.imagine`, built on `Model.step`.
 
@@ -46,7 +54,7 @@ def imagine_by_steps(model: Model, state: ModelState, actions: Tensor | Policy, 
         action.append(act)
         disagreement.append(prediction.disagreement)
 
-    def stack(values: list[Tensor | None]) -> Tensor | None:
+    def stack(values: Sequence[Tensor | None]) -> Tensor | None:
         tensors = [value for value in values if value is not None]
         if len(tensors) < len(values):
             return None

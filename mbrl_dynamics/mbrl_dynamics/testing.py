@@ -72,7 +72,7 @@ class PointMass:
     def imagine(self, state: Tensor, actions: Tensor | Policy, *, particles: int | None = None,
                 horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
         """Step by step."""
-        return imagine_by_steps(self, state, actions, particles or 1, horizon, noise, keep)  # type: ignore[arg-type]
+        return imagine_by_steps(self, state, actions, particles or 1, horizon, noise, keep)
 
     def spread(self, state: Tensor, particles: int) -> Tensor:
         """The state for each particle."""

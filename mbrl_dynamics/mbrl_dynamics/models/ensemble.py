@@ -64,6 +64,8 @@ class Ensemble(nn.Module):
 
     Config = EnsembleConfig
     capabilities = Capabilities(differentiable=True, stochastic=True)
+    holdout_scores: Tensor
+    seed: Tensor
 
     def __init__(self, spec: Spec, config: EnsembleConfig | None = None, *, seed: int = 0) -> None:
         super().__init__()

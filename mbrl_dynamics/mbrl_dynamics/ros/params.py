@@ -119,8 +119,8 @@ def _descriptor(field: FieldDescription, *, read_only: bool) -> ParameterDescrip
     descriptor = ParameterDescriptor(
         description=field.description, read_only=read_only, dynamic_typing=not read_only
     )
-    low = next((c.ge for c in field.constraints if isinstance(c, annotated_types.Ge)), None)
-    high = next((c.le for c in field.constraints if isinstance(c, annotated_types.Le)), None)
+    low: Any = next((c.ge for c in field.constraints if isinstance(c, annotated_types.Ge)), None)
+    high: Any = next((c.le for c in field.constraints if isinstance(c, annotated_types.Le)), None)
     if low is not None and high is not None:
         if isinstance(field.default, int):
             descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]

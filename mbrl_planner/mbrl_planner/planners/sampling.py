@@ -82,7 +82,7 @@ class SamplingPlanner:
     Config: type[SamplingConfig] = SamplingConfig
 
     def __init__(self, config: Any = None) -> None:
-        self.config = config or self.Config()
+        self.config: Any = config or self.Config()
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """Candidates [B, N, H, A], within [-1, 1]."""
