@@ -6,6 +6,7 @@ import torch
 from dm_control.utils import rewards
 from numpy.testing import assert_allclose
 
+from mbrl_dynamics.testing import check_task
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.tasks import base
 
@@ -24,13 +25,8 @@ def observations(task, count=20):
     return np.array([simulator.step(rng.uniform(low, high)).observation for _ in range(count)])
 
 
-def test_reward_is_the_same_in_numpy_and_torch(task):
-    obs = observations(task)
-    action = np.random.default_rng(0).uniform(-1, 1, (19, task.spec.action_dim))
-    expected = task.reward(obs[:-1], action, obs[1:])
-    found = task.reward(torch.tensor(obs[:-1]), torch.tensor(action), torch.tensor(obs[1:]))
-    assert expected.shape == (19,)
-    assert_allclose(found.numpy(), expected, rtol=1e-12)
+def test_contract(task):
+    check_task(task, observations(task))
 
 
 def test_reward_keeps_leading_dimensions_and_float32(task):

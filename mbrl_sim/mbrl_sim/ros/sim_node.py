@@ -153,11 +153,12 @@ class SimNode(BaseNode):
         self._display()
 
     def _emit(self, state: Transition | None) -> None:
-        """Publish a new State, and the time that it happened at."""
+        """Publish a new State, and the time that it happened at to whom it may concern."""
         if state is not None:
             self._state_publisher.publish(transition_to_msg(state, self.world.spec))
-            self._clock_message.clock = time_msg(state.stamp)
-            self._clock_publisher.publish(self._clock_message)
+            if self._clock_publisher.get_subscription_count():
+                self._clock_message.clock = time_msg(state.stamp)
+                self._clock_publisher.publish(self._clock_message)
             self._moved = True
         self._status.changed()
 
