@@ -63,10 +63,7 @@ class EpisodeStore:
         self._channels: dict[str, int] = {}
         self._spec = spec
         self._world: WorldId | None = None  # announced in this file
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the dataset folder '{folder}' cannot be used: {error.strerror}") from None
+        prepare(folder)
         try:
             for path in files(folder):
                 recover(path)
@@ -137,6 +134,18 @@ class EpisodeStore:
                 recover(self.path)
             except OSError:
                 return  # no room for an end: it is added at the next start, and `read` needs none
+
+
+def prepare(folder: Path) -> None:
+    """Make a dataset folder, unless it is there.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the dataset folder '{folder}' cannot be used: {error.strerror}") from None
 
 
 def files(folder: Path) -> list[Path]:

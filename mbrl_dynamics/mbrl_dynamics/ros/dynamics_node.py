@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from mbrl_dynamics.config import Field, config
-from mbrl_dynamics.episodes import newest_spec
+from mbrl_dynamics.episodes import newest_spec, prepare
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.intake import Verdict
 from mbrl_dynamics.learner import Learner, LearnerConfig
@@ -53,6 +54,7 @@ class DynamicsNode(BaseNode):
         self._worlds: dict[bytes, bool] = {}  # world id -> whether its spec was accepted
         self._held: deque[Transition] = deque(maxlen=HELD)
         self._refusal = ""  # of the newest spec
+        self._said = LearnerStatus()
         self._news = self.create_guard_condition(self.guarded(self._publish))
         self._updates = self.create_publisher(ModelUpdate, "model_update", LATCHED_QOS)
         self._statuses = self.create_publisher(LearnerStatus, "learner_status", LATCHED_QOS)
@@ -71,8 +73,11 @@ class DynamicsNode(BaseNode):
             self.learner.close()
 
     def _begin_with_dataset(self) -> None:
+        if not self.settings.dataset:
+            return
         folder = Path(self.settings.dataset).expanduser()
-        spec = newest_spec(folder) if self.settings.dataset else None
+        prepare(folder)
+        spec = newest_spec(folder)
         if spec is not None:
             self._begin(spec)
 
@@ -143,9 +148,8 @@ class DynamicsNode(BaseNode):
         """The newest model, if it is news, and how it goes."""
         now = self.get_clock().now().to_msg()
         if self.learner is None:
-            nothing = float("nan")
             status = LearnerStatus(stamp=now, trained_episode=-1)
-            status.train_loss = status.holdout_error = status.fit_seconds = nothing
+            status.train_loss = status.holdout_error = status.fit_seconds = math.nan
         else:
             said = self.learner.status()  # before the model is taken: it never promises a model yet to come
             update = self.learner.take()
