@@ -9,7 +9,7 @@ from typing import Any
 from mbrl_dynamics import snapshot as snapshots
 from mbrl_dynamics.interfaces import Model, Task
 from mbrl_dynamics.models.with_task import WithTask
-from mbrl_dynamics.ros.convert_snapshot import snapshot_from_msg
+from mbrl_dynamics.ros.convert import snapshot_from_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
 from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
