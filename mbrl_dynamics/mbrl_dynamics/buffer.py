@@ -24,7 +24,9 @@ class ReplayBuffer:
         self._length = 0
         self._last: Transition | None = None
         self._steps: NDArray[np.int64] = np.zeros(capacity, np.int64)  # rows that end a step
-        self._runs: NDArray[np.int64] = np.zeros(capacity, np.int64)  # for each row: where its unbroken run begins
+        self._runs: NDArray[np.int64] = np.zeros(
+            capacity, np.int64
+        )  # for each row: where its unbroken run begins
         self._obs: NDArray[np.float32] = np.zeros((capacity, spec.observation_dim), np.float32)
         self._action: NDArray[np.float32] = np.zeros((capacity, spec.inner_action_dim), np.float32)
         self._reward: NDArray[np.float32] = np.zeros(capacity, np.float32)
@@ -93,7 +95,9 @@ class ReplayBuffer:
         done = rows[:, 1:]
         obs = {"vector": _tensor(self._obs[rows])}
         for name, images in self._images.items():
-            obs[name] = _tensor(np.stack([images[row] for row in rows.flat]).reshape(*rows.shape, *images[0].shape))
+            obs[name] = _tensor(
+                np.stack([images[row] for row in rows.flat]).reshape(*rows.shape, *images[0].shape)
+            )
         return Trajectory(
             obs=obs,
             action=_tensor(self._action[done]),

@@ -106,7 +106,11 @@ class ActionDesk:
             return "controller", (
                 f"controller '{answer.controller_id}' is refused, since '{self.controller_id}' is in control"
             )
-        if answer.values.ndim != 2 or len(answer.values) < 1 or answer.values.shape[1] != self.spec.action_dim:
+        if (
+            answer.values.ndim != 2
+            or len(answer.values) < 1
+            or answer.values.shape[1] != self.spec.action_dim
+        ):
             return "length", f"the action must be H x {self.spec.action_dim} values with H at least 1"
         if not np.isfinite(answer.values).all():
             return "finite", "the action is not finite"

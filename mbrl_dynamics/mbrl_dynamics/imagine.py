@@ -20,8 +20,15 @@ class SteppedModel(Model, Protocol):
         """The state [B, ...] as particles [B, P, ...]."""
 
 
-def imagine_by_steps(model: SteppedModel, state: ModelState, actions: Tensor | Policy, particles: int,
-                     horizon: int | None, noise: Noise, keep: Collection[str]) -> Rollout:
+def imagine_by_steps(
+    model: SteppedModel,
+    state: ModelState,
+    actions: Tensor | Policy,
+    particles: int,
+    horizon: int | None,
+    noise: Noise,
+    keep: Collection[str],
+) -> Rollout:
     """The default of `Model.imagine`, built on `Model.step`.
 
     With a policy there is one candidate (N = 1) and `horizon` says how far to go.

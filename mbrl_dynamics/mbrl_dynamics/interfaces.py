@@ -1,4 +1,4 @@
-"""The protocols that make models and tasks exchangeable. `mbrl_dynamics.testing` holds their contract tests."""
+"""The protocols that make models and tasks exchangeable; `mbrl_dynamics.testing` has their contract tests."""
 
 from __future__ import annotations
 
@@ -68,8 +68,13 @@ class Model(Protocol):
     capabilities: Capabilities
     spec: Spec
 
-    def observe(self, state: ModelState | None, action: Tensor | None, obs: Mapping[str, Tensor],
-                first: Tensor | None = None) -> ModelState:
+    def observe(
+        self,
+        state: ModelState | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        first: Tensor | None = None,
+    ) -> ModelState:
         """Filter one real step.
 
         Args:
@@ -84,8 +89,16 @@ class Model(Protocol):
         """Predict one step; `noise` None = the mean, pure and differentiable. action [B, A]."""
         ...
 
-    def imagine(self, state: ModelState, actions: Tensor | Policy, *, particles: int | None = None,
-                horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
+    def imagine(
+        self,
+        state: ModelState,
+        actions: Tensor | Policy,
+        *,
+        particles: int | None = None,
+        horizon: int | None = None,
+        noise: Noise = None,
+        keep: Collection[str] = (),
+    ) -> Rollout:
         """Roll candidate plans [B, N, H, A] (or a policy, for `horizon` steps) through the model.
 
         Args:
@@ -106,8 +119,9 @@ class Model(Protocol):
         """The loss to minimise, and what to log."""
         ...
 
-    def fit(self, buffer: ReplayBuffer, budget: Budget,
-            progress: Callable[[Metrics], None] | None = None) -> Metrics:
+    def fit(
+        self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
+    ) -> Metrics:
         """Train on a buffer. Returns at least "train_loss" and "holdout_error"."""
         ...
 

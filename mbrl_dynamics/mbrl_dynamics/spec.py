@@ -84,7 +84,9 @@ class Spec:
         if self.discrete and len(self.action) > 1:
             raise ValueError("a discrete action must be the only element")
         for element in self.action:
-            bounded = math.isfinite(element.low) and math.isfinite(element.high) and element.low < element.high
+            bounded = (
+                math.isfinite(element.low) and math.isfinite(element.high) and element.low < element.high
+            )
             if not element.count and not bounded:
                 raise ValueError(f"action '{element.name}' needs finite limits with low < high")
 
@@ -121,7 +123,8 @@ class Spec:
     @cached_property
     def circles(self) -> tuple[int, ...]:
         """Positions i where observation elements i and i + 1 are the cosine and sine (or sine and cosine)
-        of one angle, so that a prediction can be put back on the unit circle."""
+        of one angle, so that a prediction can be put back on the unit circle.
+        """
         pairs = zip(self.observation, self.observation[1:], strict=False)
         return tuple(i for i, (a, b) in enumerate(pairs) if {a.encoding, b.encoding} == {"cos", "sin"})
 

@@ -59,8 +59,13 @@ class PointMass:
     def terminated(self, next_obs: Any) -> None:
         """Never."""
 
-    def observe(self, state: Tensor | None, action: Tensor | None, obs: Mapping[str, Tensor],
-                first: Tensor | None = None) -> Tensor:
+    def observe(
+        self,
+        state: Tensor | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        first: Tensor | None = None,
+    ) -> Tensor:
         """The observation is the state."""
         return obs["vector"].float()
 
@@ -69,8 +74,16 @@ class PointMass:
         after = state @ self._a.T + action @ self._b.T
         return Prediction(after, after, reward=self.reward(state, action, after))
 
-    def imagine(self, state: Tensor, actions: Tensor | Policy, *, particles: int | None = None,
-                horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
+    def imagine(
+        self,
+        state: Tensor,
+        actions: Tensor | Policy,
+        *,
+        particles: int | None = None,
+        horizon: int | None = None,
+        noise: Noise = None,
+        keep: Collection[str] = (),
+    ) -> Rollout:
         """Step by step."""
         return imagine_by_steps(self, state, actions, particles or 1, horizon, noise, keep)
 
@@ -87,8 +100,14 @@ class PointMass:
         return state
 
 
-def record(step: Callable[[np.ndarray, np.ndarray], np.ndarray], spec: Spec, episodes: int, steps: int,
-           seed: int = 0, start: float = 1.0) -> ReplayBuffer:
+def record(
+    step: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    spec: Spec,
+    episodes: int,
+    steps: int,
+    seed: int = 0,
+    start: float = 1.0,
+) -> ReplayBuffer:
     """A buffer of random behaviour: `step(obs, scaled action)` gives the next observation."""
     rng, buffer = np.random.default_rng(seed), ReplayBuffer(spec)
     for episode in range(episodes):
@@ -97,7 +116,9 @@ def record(step: Callable[[np.ndarray, np.ndarray], np.ndarray], spec: Spec, epi
         for k in range(1, steps + 1):
             action = rng.uniform(-1.0, 1.0, spec.inner_action_dim)
             obs = step(obs, action)
-            buffer.add(Transition(bytes(16), episode, k, obs, spec.unscale_action(action), truncated=k == steps))
+            buffer.add(
+                Transition(bytes(16), episode, k, obs, spec.unscale_action(action), truncated=k == steps)
+            )
     return buffer
 
 
@@ -117,7 +138,9 @@ def check_model(make: Callable[[Spec], Any], *, budget: Budget | None = None, to
     model: Model = make(spec)
     metrics = model.fit(buffer, budget or Budget())
     assert {"train_loss", "holdout_error"} <= metrics.keys(), "fit must report train_loss and holdout_error"
-    assert metrics["holdout_error"] < tolerance, f"held-out error {metrics['holdout_error']:.3f} after the fit"
+    assert metrics["holdout_error"] < tolerance, (
+        f"held-out error {metrics['holdout_error']:.3f} after the fit"
+    )
 
     obs = torch.tensor([[0.5, -0.2], [-1.0, 0.3], [0.0, 0.0]])
     action = torch.tensor([[0.5], [-1.0], [0.0]])
@@ -135,7 +158,9 @@ def _check_step(model: Model, state: ModelState, obs: Tensor, action: Tensor) ->
     assert first.obs is not None and torch.equal(first.obs, again.obs), "step without noise must be pure"
     assert first.obs.shape == obs.shape, "step must predict [B, D]"
     decoded = model.decode(state)
-    assert decoded is None or torch.allclose(decoded, obs, atol=1e-5), "observe must not change an observation"
+    assert decoded is None or torch.allclose(decoded, obs, atol=1e-5), (
+        "observe must not change an observation"
+    )
     if model.capabilities.stochastic:
         draws = [model.step(state, action, torch.Generator().manual_seed(s)).obs for s in (1, 1, 2)]
         assert torch.equal(draws[0], draws[1]), "the same noise must give the same outcome"
@@ -148,16 +173,23 @@ def _check_imagine(model: Model, state: ModelState) -> None:
     b, n, p, h = rollout.reward.shape
     assert (b, n, h) == (3, 4, 6) and p >= 1, "imagine must give rewards [B, N, P, H]"
     assert rollout.obs is not None and rollout.obs.shape == (3, 4, p, 7, 2), "obs must be [B, N, P, H+1, D]"
-    assert rollout.action is not None and rollout.action.shape == (3, 4, p, 6, 1), "action must be [B, N, P, H, A]"
+    assert rollout.action is not None and rollout.action.shape == (3, 4, p, 6, 1), (
+        "action must be [B, N, P, H, A]"
+    )
     assert rollout.alive.shape == rollout.reward.shape, "alive must be as reward"
     if rollout.disagreement is not None:
         assert rollout.disagreement.shape == (3, 4, 6), "disagreement must be [B, N, H]"
         assert (rollout.disagreement >= 0).all(), "disagreement cannot be negative"
     plain = imagine_by_steps(model, state, plans, p, None, None, ("obs",))
     assert torch.allclose(rollout.obs, plain.obs, atol=1e-4), "imagine must agree with step by step"
-    lone = model.imagine(type(state)(*(x if x is None else x[1:2] for x in state)) if isinstance(state, tuple)
-                         else state[1:2], plans[1:2, 2:3], keep=("obs",))
-    assert torch.allclose(lone.obs[0, 0], rollout.obs[1, 2], atol=1e-4), "candidates must not touch each other"
+    lone = model.imagine(
+        type(state)(*(x if x is None else x[1:2] for x in state)) if isinstance(state, tuple) else state[1:2],
+        plans[1:2, 2:3],
+        keep=("obs",),
+    )
+    assert torch.allclose(lone.obs[0, 0], rollout.obs[1, 2], atol=1e-4), (
+        "candidates must not touch each other"
+    )
 
 
 def _check_gradient(model: Model, state: ModelState, action: Tensor) -> None:
@@ -167,14 +199,20 @@ def _check_gradient(model: Model, state: ModelState, action: Tensor) -> None:
         width = 1e-2
         up, down = (model.step(state, action + d).obs.sum(-1) for d in (width, -width))
     numeric = ((up - down) / (2 * width))[:, None]
-    assert torch.allclose(gradient, numeric, rtol=0.05, atol=0.01), "the gradient must be that of the prediction"
+    assert torch.allclose(gradient, numeric, rtol=0.05, atol=0.01), (
+        "the gradient must be that of the prediction"
+    )
 
 
-def _check_round_trip(make: Callable[[Spec], Any], spec: Spec, model: Any, state: ModelState, action: Tensor) -> None:
+def _check_round_trip(
+    make: Callable[[Spec], Any], spec: Spec, model: Any, state: ModelState, action: Tensor
+) -> None:
     copy = make(spec)
     copy.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
     with torch.no_grad():
-        assert torch.equal(copy.step(state, action).obs, model.step(state, action).obs), "state_dict must say it all"
+        assert torch.equal(copy.step(state, action).obs, model.step(state, action).obs), (
+            "state_dict must say it all"
+        )
 
 
 def check_task(task: Task, observations: np.ndarray) -> None:

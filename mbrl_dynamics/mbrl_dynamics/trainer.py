@@ -61,8 +61,9 @@ class Trainer:
         self.best_scores, self._errors = torch.zeros(1), torch.zeros(1)
         self._best: list[Tensor] = []
 
-    def fit(self, buffer: ReplayBuffer, budget: Budget,
-            progress: Callable[[Metrics], None] | None = None) -> Metrics:
+    def fit(
+        self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
+    ) -> Metrics:
         """Train until the plateau or the end of the budget.
 
         Args:

@@ -1,5 +1,6 @@
 """The tensors that models, planners and agents exchange. Batch first; B batch, T time, N candidates,
-P particles, H horizon, A action, D observation."""
+P particles, H horizon, A action, D observation.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_dynamics.models.propagation import EnsembleState
@@ -76,7 +77,7 @@ def test_particles_spread_as_the_members_say(buffer, propagation):
 
 
 def test_ts1_changes_members_and_tsinf_does_not(buffer):
-    """Give the members constant, different drifts: after H steps TS-infinity has diverged, TS1 has averaged."""
+    """Members with constant, different drifts: after H steps TS-infinity has diverged, TS1 has averaged."""
     spread = {}
     for method in ("ts1", "tsinf"):
         model = Ensemble(point_mass_spec(), EnsembleConfig(members=3, hidden=(8,), propagation=method))
@@ -208,7 +209,7 @@ def test_known_reward_ends_with_the_task():
     rollout = model.imagine(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 1, 8, 1))
     # positions 0.1, 0.2, 0.3: the third step crosses the line, is still paid, and is the last
     assert rollout.reward[0, 0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    other = PointMass()
+    other.spec = Spec("x", other.spec.observation, other.spec.action, control_period=1.0)
     with pytest.raises(ValueError, match="not those of the task"):
-        other = PointMass()
-        other.spec = Spec("x", other.spec.observation, other.spec.action, control_period=1.0)
         WithTask(PointMass(), other)

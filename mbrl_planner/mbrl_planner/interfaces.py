@@ -1,4 +1,4 @@
-"""The protocols that make planners and agents exchangeable. `mbrl_planner.testing` holds their contract tests."""
+"""The protocols that make planners and agents exchangeable; `mbrl_planner.testing` tests their contract."""
 
 from __future__ import annotations
 
@@ -79,9 +79,18 @@ class Planner(Protocol):
 
     config: Any
 
-    def plan(self, model: Model, state: ModelState, guess: Guess | None = None, *, shift: int = 1,
-             heads: Heads | None = None, deadline: float | None = None,
-             noise: torch.Generator | None = None, display: int = 0) -> Plan:
+    def plan(
+        self,
+        model: Model,
+        state: ModelState,
+        guess: Guess | None = None,
+        *,
+        shift: int = 1,
+        heads: Heads | None = None,
+        deadline: float | None = None,
+        noise: torch.Generator | None = None,
+        display: int = 0,
+    ) -> Plan:
         """Decide.
 
         Args:
@@ -100,8 +109,9 @@ class Planner(Protocol):
 class Agent(Protocol):
     """Acts. Carries its memory explicitly, so that a reset is just None."""
 
-    def act(self, obs: dict[str, Tensor], carry: Any, *, first: Tensor, prev_action: Tensor | None,
-            explore: bool) -> tuple[Tensor, Any]:
+    def act(
+        self, obs: dict[str, Tensor], carry: Any, *, first: Tensor, prev_action: Tensor | None, explore: bool
+    ) -> tuple[Tensor, Any]:
         """Choose actions for B observations.
 
         Args:

@@ -18,7 +18,7 @@ from mbrl_planner.interfaces import Planner
 
 
 def lqr_return(start: np.ndarray, steps: int) -> float:
-    """Best possible return of the point mass: the finite-horizon Riccati recursion (Bertsekas, chapter 4.1)."""
+    """Best possible return of the point mass: the finite-horizon Riccati recursion (Bertsekas, 4.1)."""
     world = PointMass()
     cost = np.zeros((2, 2))  # nothing is paid for the last state
     for _ in range(steps):
@@ -85,7 +85,9 @@ def check_planner(make: Callable[[], Planner], *, score: float = 0.9) -> None:
     assert first.obs is None and first.candidate_obs is None, "display costs time: only when asked for"
 
     late = plan(deadline=time.perf_counter() - 1.0)
-    assert not late.deadline_met and late.actions.isfinite().all(), "a missed deadline still gives the best so far"
+    assert not late.deadline_met and late.actions.isfinite().all(), (
+        "a missed deadline still gives the best so far"
+    )
     shown = plan(display=5)
     assert torch.equal(shown.actions, first.actions), "display must not change the plan"
     assert shown.obs.shape == (3, horizon + 1, 2) and shown.spread.shape == shown.obs.shape
@@ -93,14 +95,16 @@ def check_planner(make: Callable[[], Planner], *, score: float = 0.9) -> None:
     assert torch.allclose(shown.obs[:, 0], starts), "the predicted path begins at the state"
 
     warm = plan(guess=first.guess, shift=0)
-    assert (warm.value >= first.value - 0.2 * first.value.abs()).all(), "a warm start must not lose what was found"
+    assert (warm.value >= first.value - 0.2 * first.value.abs()).all(), (
+        "a warm start must not lose what was found"
+    )
     poisoned = planner.plan(Poisoned(), starts, noise=torch.Generator().manual_seed(0))
     assert poisoned.actions.isfinite().all(), "candidates without a number must not reach the answer"
 
     best = torch.tensor([lqr_return(start.numpy(), 60) for start in starts])
-    idle = torch.stack([
-        sum(model.reward(s, torch.zeros(1), s) for s in _drift(model, start, 60)) for start in starts
-    ])
+    idle = torch.stack(
+        [sum(model.reward(s, torch.zeros(1), s) for s in _drift(model, start, 60)) for start in starts]
+    )
     reached = closed_loop(planner, starts, 60)
     scores = (reached - idle) / (best - idle)
     assert scores.min() >= score, f"closed-loop scores {[round(float(s), 3) for s in scores]}, below {score}"

@@ -7,16 +7,17 @@ its own bootstrap sample, so that members agree where there is data and disagree
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
-from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.imagine import imagine_by_steps
+from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.models.normalizer import Normalizer
 from mbrl_dynamics.models.propagation import EnsembleState, Predictor, propagate
 from mbrl_dynamics.spec import Spec
@@ -41,16 +42,22 @@ class EnsembleConfig:
     )
     propagation: Annotated[
         Literal["tsinf", "ts1", "expectation"],
-        Field(description="a particle keeps its member (tsinf), draws one each step (ts1), or follows the mean"),
+        Field(
+            description="a particle keeps its member (tsinf), draws one each step (ts1), or follows the mean"
+        ),
     ] = "tsinf"
     learning_rate: Annotated[float, Field(gt=0, description="AdamW's first step size [1]")] = 1e-3
-    final_learning_rate: Annotated[float, Field(gt=0, description="AdamW's step size after the plateau [1]")] = 2e-4
+    final_learning_rate: Annotated[
+        float, Field(gt=0, description="AdamW's step size after the plateau [1]")
+    ] = 2e-4
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decay [1]")] = 1e-4
     batch_size: Annotated[int, Field(ge=1, description="transitions a member and gradient step [1]")] = 128
     patience: Annotated[
         int, Field(ge=1, description="evaluations without progress on held-out data before stopping [1]")
     ] = 5
-    bound_penalty: Annotated[float, Field(ge=0, description="weight of the variance bounds' penalty [1]")] = 0.01
+    bound_penalty: Annotated[float, Field(ge=0, description="weight of the variance bounds' penalty [1]")] = (
+        0.01
+    )
 
 
 class Ensemble(nn.Module):
@@ -77,7 +84,7 @@ class Ensemble(nn.Module):
         inputs, outputs = spec.observation_dim + spec.inner_action_dim, spec.observation_dim
         sizes = [inputs, *self.config.hidden, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        for fan_in, fan_out in pairwise(sizes):
             weight = torch.empty(self.members, fan_in, fan_out)
             nn.init.trunc_normal_(weight, std=0.5 * fan_in**-0.5, generator=generator)
             self.weights.append(nn.Parameter(weight))
@@ -114,7 +121,7 @@ class Ensemble(nn.Module):
         return obs[:, :-1].flatten(0, 1), batch.action.flatten(0, 1), delta.flatten(0, 1)
 
     def likelihood(self, obs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Gaussian negative log likelihood (PETS, equation 1, without constants) and absolute error, each [E, M]."""
+        """Gaussian negative log likelihood (PETS, eq. 1, no constants) and absolute error: [E, M] each."""
         mean, log_var = self(obs, action)
         error = mean - target
         return (error.square() * torch.exp(-log_var) + log_var).mean(-1), error.detach().abs().mean(-1)
@@ -131,7 +138,7 @@ class Ensemble(nn.Module):
     def bootstrap(self, index: Tensor) -> Tensor:
         """How often each member's bootstrap sample holds a transition, [E, M]: fixed for its lifetime.
 
-        Sampling with replacement is Poisson(1) counts in the limit of many transitions (Oza and Russell, 2001).
+        Sampling with replacement is Poisson(1) counts in the limit of many transitions (Oza, Russell, 2001).
         """
         if self._bootstrap is None:
             generator = torch.Generator().manual_seed(int(self.seed))
@@ -150,8 +157,9 @@ class Ensemble(nn.Module):
         nll, error = self.likelihood(*self.targets(batch))
         return nll.mean(-1), error.mean(-1)
 
-    def fit(self, buffer: ReplayBuffer, budget: Budget,
-            progress: Callable[[Metrics], None] | None = None) -> Metrics:
+    def fit(
+        self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
+    ) -> Metrics:
         """Train on a buffer, warm from the weights of the last fit, until held-out data says stop."""
         self._folded = None
         self.renormalize(buffer.all())
@@ -162,7 +170,11 @@ class Ensemble(nn.Module):
     @torch.no_grad()
     def renormalize(self, data: Trajectory) -> None:
         """Measure the normalisers anew, and change the weights so that the predictions stay the same."""
-        old = [getattr(n, k).clone() for n in (self.input_normalizer, self.delta_normalizer) for k in ("mean", "std")]
+        old = [
+            getattr(n, k).clone()
+            for n in (self.input_normalizer, self.delta_normalizer)
+            for k in ("mean", "std")
+        ]
         obs = data.obs["vector"]
         self.input_normalizer.measure(torch.cat([obs[:, :-1], data.action], dim=-1).flatten(0, 1))
         self.delta_normalizer.measure((obs[:, 1:] - obs[:, :-1]).flatten(0, 1))
@@ -193,8 +205,13 @@ class Ensemble(nn.Module):
         self._folded = None
         return super().load_state_dict(state, strict, assign)
 
-    def observe(self, state: EnsembleState | None, action: Tensor | None, obs: Mapping[str, Tensor],
-                first: Tensor | None = None) -> EnsembleState:
+    def observe(
+        self,
+        state: EnsembleState | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        first: Tensor | None = None,
+    ) -> EnsembleState:
         """The observation is the state."""
         return EnsembleState(obs["vector"].float())
 
@@ -221,8 +238,16 @@ class Ensemble(nn.Module):
         after = self.project(obs + change).reshape(*shape, size)
         return Prediction(EnsembleState(after, state.member), after, disagreement=disagreement.reshape(shape))
 
-    def imagine(self, state: EnsembleState, actions: Tensor | Policy, *, particles: int | None = None,
-                horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
+    def imagine(
+        self,
+        state: EnsembleState,
+        actions: Tensor | Policy,
+        *,
+        particles: int | None = None,
+        horizon: int | None = None,
+        noise: Noise = None,
+        keep: Collection[str] = (),
+    ) -> Rollout:
         """Roll candidates [B, N, H, A] through the members; by default one particle a member.
 
         Reward is zero: this model predicts observations only (see models/with_task.py).

@@ -1,5 +1,6 @@
 """How uncertainty travels through an ensemble: TS1, TS-infinity and expectation propagation
-(Chua et al., 2018, section 5). The planners' hot path."""
+(Chua et al., 2018, section 5). The planners' hot path.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from mbrl_dynamics.interfaces import Noise
@@ -76,8 +77,15 @@ class Predictor:
             pair.div_(torch.linalg.vector_norm(pair, dim=-1, keepdim=True))
 
 
-def propagate(net: Predictor, method: str, state: EnsembleState, actions: Tensor, particles: int | None,
-              noise: Noise, keep: Collection[str]) -> Rollout:
+def propagate(
+    net: Predictor,
+    method: str,
+    state: EnsembleState,
+    actions: Tensor,
+    particles: int | None,
+    noise: Noise,
+    keep: Collection[str],
+) -> Rollout:
     """Roll candidates [B, N, H, A] through an ensemble, without gradients.
 
     Rows are kept member by member, [E, M, D + A] with M = B * N * P / E, so that a step is one batched
@@ -113,7 +121,7 @@ def propagate(net: Predictor, method: str, state: EnsembleState, actions: Tensor
 
 
 def _disagreement(futures: Tensor, scale: Tensor) -> Tensor:
-    """Spread of imagined observations [H, E, B, N, P / E, D] over particles, in standard scores: [B, N, H]."""
+    """Spread of imagined observations [H, E, B, N, P / E, D] over particles, in standard scores [B, N, H]."""
     deviation = futures - futures.mean((1, 4), keepdim=True)
     spread = deviation.square_().mean((1, 4)).sqrt_().div_(scale).mean(-1)
     return spread.permute(1, 2, 0)
@@ -133,5 +141,7 @@ def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
         change, std = net(x)
         change = change.addcmul(std, torch.randn(std.shape, generator=noise))
     if order is not None:
-        change = torch.empty_like(change.flatten(0, 1)).index_copy_(0, order, change.flatten(0, 1)).view_as(change)
+        change = (
+            torch.empty_like(change.flatten(0, 1)).index_copy_(0, order, change.flatten(0, 1)).view_as(change)
+        )
     return change

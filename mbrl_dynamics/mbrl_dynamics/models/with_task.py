@@ -1,4 +1,4 @@
-"""A model that predicts observations, and a task that says what they are worth: together, a model with rewards."""
+"""A model that predicts observations and a task that says their worth: together, a model with rewards."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mbrl_dynamics.types import ModelState, Prediction, Rollout
 
 
 class WithTask:
-    """Adds `Task.reward` and `Task.terminated` to a model, so that a planner sees no difference between a known
-    and a learned reward. Another task or goal needs no new learning.
+    """Adds `Task.reward` and `Task.terminated` to a model, so that a planner sees no difference between a
+    known and a learned reward. Another task or goal needs no new learning.
 
     Args:
         model: predicts observations.
@@ -35,8 +35,13 @@ class WithTask:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def observe(self, state: ModelState | None, action: Tensor | None, obs: Mapping[str, Tensor],
-                first: Tensor | None = None) -> ModelState:
+    def observe(
+        self,
+        state: ModelState | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        first: Tensor | None = None,
+    ) -> ModelState:
         """As the model."""
         return self.model.observe(state, action, obs, first)
 
@@ -47,8 +52,16 @@ class WithTask:
         ended = self.task.terminated(prediction.obs)
         return replace(prediction, reward=reward, alive=None if ended is None else 1.0 - ended.float())
 
-    def imagine(self, state: ModelState, actions: Tensor | Policy, *, particles: int | None = None,
-                horizon: int | None = None, noise: Noise = None, keep: Collection[str] = ()) -> Rollout:
+    def imagine(
+        self,
+        state: ModelState,
+        actions: Tensor | Policy,
+        *,
+        particles: int | None = None,
+        horizon: int | None = None,
+        noise: Noise = None,
+        keep: Collection[str] = (),
+    ) -> Rollout:
         """As the model, with the task's reward, for all steps in one call."""
         rollout = self.model.imagine(
             state, actions, particles=particles, horizon=horizon, noise=noise, keep={*keep, "obs", "action"}

@@ -18,7 +18,9 @@ from mbrl_planner.planners.sampling import SamplingConfig, SamplingPlanner, Scor
 class CEMConfig(SamplingConfig):
     """Configuration of CEM."""
 
-    elites: Annotated[int, Field(ge=1, description="best candidates that the next iteration is fitted to [1]")] = 8
+    elites: Annotated[
+        int, Field(ge=1, description="best candidates that the next iteration is fitted to [1]")
+    ] = 8
     momentum: Annotated[float, Field(ge=0, lt=1, description="weight of the old mean and variance [1]")] = 0.1
 
 
@@ -28,7 +30,7 @@ class CEM(SamplingPlanner):
     Config = CEMConfig
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
-        """Independent Gaussians, no wider than half the distance to the nearer bound, cut off at two sigma."""
+        """Independent Gaussians, no wider than half the distance to the nearer bound, cut at two sigma."""
         shape = (len(search.mean), self.config.candidates, *search.mean.shape[1:])
         distance = (1.0 - search.mean.abs()).clamp(min=1e-3)
         std = torch.minimum(search.std, distance / 2)

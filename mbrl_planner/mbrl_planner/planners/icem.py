@@ -16,25 +16,32 @@ from mbrl_planner.planners.sampling import SamplingConfig, SamplingPlanner, Scor
 class ICEMConfig(SamplingConfig):
     """Configuration of ICEM."""
 
-    elites: Annotated[int, Field(ge=1, description="best candidates that the next iteration is fitted to [1]")] = 8
-    momentum: Annotated[float, Field(ge=0, lt=1, description="weight of the old mean and deviation [1]")] = 0.1
+    elites: Annotated[
+        int, Field(ge=1, description="best candidates that the next iteration is fitted to [1]")
+    ] = 8
+    momentum: Annotated[float, Field(ge=0, lt=1, description="weight of the old mean and deviation [1]")] = (
+        0.1
+    )
     color: Annotated[
-        float, Field(ge=0, description="exponent of the noise's spectrum along time: 0 white, 1 pink, 2 red [1]")
+        float,
+        Field(ge=0, description="exponent of the noise's spectrum along time: 0 white, 1 pink, 2 red [1]"),
     ] = 1.0
     keep: Annotated[float, Field(ge=0, le=1, description="share of the elites tried again [1]")] = 0.5
-    decay: Annotated[float, Field(ge=1, description="candidates shrink by this factor an iteration [1]")] = 1.25
+    decay: Annotated[float, Field(ge=1, description="candidates shrink by this factor an iteration [1]")] = (
+        1.25
+    )
 
 
 class ICEM(SamplingPlanner):
-    """CEM with coloured noise, a shrinking population and a memory for elites; executes the best candidate."""
+    """CEM with coloured noise, a shrinking population and a memory of elites; runs the best candidate."""
 
     Config = ICEMConfig
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
-        """Coloured noise about the mean, elites kept from before and, in the last iteration, the mean itself."""
+        """Coloured noise about the mean, elites kept from before and, in the last iteration, the mean."""
         config = self.config
         batch, horizon, width = search.mean.shape
-        count = max(int(config.candidates * config.decay**-iteration), 2 * config.elites)  # never fewer: section 3
+        count = max(int(config.candidates * config.decay**-iteration), 2 * config.elites)  # section 3
         draw = colored_noise((batch, count, width), horizon, config.color, noise).movedim(-1, -2)
         candidates = [(search.mean[:, None] + search.std[:, None] * draw).clamp(-1.0, 1.0)]
         if search.elites is not None:

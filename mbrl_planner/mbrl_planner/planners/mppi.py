@@ -17,10 +17,12 @@ class MPPIConfig(SamplingConfig):
     """Configuration of MPPI."""
 
     temperature: Annotated[
-        float, Field(gt=0, description="of the weights, in standard deviations of the candidates' returns [1]")
+        float,
+        Field(gt=0, description="of the weights, in standard deviations of the candidates' returns [1]"),
     ] = 0.3
     color: Annotated[
-        float, Field(ge=0, description="exponent of the noise's spectrum along time: 0 white, 1 pink, 2 red [1]")
+        float,
+        Field(ge=0, description="exponent of the noise's spectrum along time: 0 white, 1 pink, 2 red [1]"),
     ] = 1.0
 
 
@@ -37,7 +39,7 @@ class MPPI(SamplingPlanner):
         return torch.cat([search.mean[:, None], perturbed.clamp(-1.0, 1.0)], dim=1)
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The weighted mean of the clipped plans (equation 26); relative to the best, so that nothing overflows."""
+        """The weighted mean of the clipped plans (equation 26); relative to the best, so none overflows."""
         finite = scored.returns.isfinite()
         returns = torch.where(finite, scored.returns, torch.finfo(scored.returns.dtype).min / 2)
         scale = _std(scored.returns, finite) * self.config.temperature

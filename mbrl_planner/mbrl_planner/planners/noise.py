@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 
-def colored_noise(shape: tuple[int, ...], length: int, exponent: float,
-                  generator: torch.Generator | None = None) -> Tensor:
+def colored_noise(
+    shape: tuple[int, ...], length: int, exponent: float, generator: torch.Generator | None = None
+) -> Tensor:
     """Gaussian noise of unit variance along the last dimension, [*shape, length].
 
     Its power falls with frequency as 1/f**exponent (Timmer and Koenig, 1995); 0 is white noise.

@@ -28,7 +28,9 @@ class SamplingConfig:
     aleatoric: Annotated[
         bool, Field(description="draw the outcome noise that the model predicts, rather than follow its mean")
     ] = False
-    std: Annotated[float, Field(gt=0, description="initial spread of the actions, scaled to [-1, 1] [1]")] = 0.5
+    std: Annotated[float, Field(gt=0, description="initial spread of the actions, scaled to [-1, 1] [1]")] = (
+        0.5
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Scored:
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
-    """values [B, N, ...] at index [B, K] -> [B, K, ...]."""
+    """Values [B, N, ...] at index [B, K] -> [B, K, ...]."""
     return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
@@ -97,11 +99,21 @@ class SamplingPlanner:
         return search.best
 
     @torch.inference_mode()
-    def plan(self, model: Model, state: ModelState, guess: Guess | None = None, *, shift: int = 1,
-             heads: Heads | None = None, deadline: float | None = None,
-             noise: torch.Generator | None = None, display: int = 0) -> Plan:
+    def plan(
+        self,
+        model: Model,
+        state: ModelState,
+        guess: Guess | None = None,
+        *,
+        shift: int = 1,
+        heads: Heads | None = None,
+        deadline: float | None = None,
+        noise: torch.Generator | None = None,
+        display: int = 0,
+    ) -> Plan:
         """Search; see `Planner.plan`."""
         search, met, scored = self._begin(model, state, guess, shift), True, None
+        last = 0.0
         for iteration in range(self.config.iterations):
             begin = time.perf_counter()
             if scored is not None and deadline is not None and 2 * begin - last > deadline:
@@ -133,19 +145,37 @@ class SamplingPlanner:
             mean, elites = guess.mean, guess.elites
         unknown = torch.full((batch,), torch.nan)
         return Search(
-            mean, torch.full_like(zeros, self.config.std), elites, zeros, torch.full((batch,), -torch.inf), unknown
+            mean,
+            torch.full_like(zeros, self.config.std),
+            elites,
+            zeros,
+            torch.full((batch,), -torch.inf),
+            unknown,
         )
 
-    def _score(self, model: Model, state: ModelState, actions: Tensor, heads: Heads | None,
-               noise: torch.Generator | None) -> Scored:
+    def _score(
+        self,
+        model: Model,
+        state: ModelState,
+        actions: Tensor,
+        heads: Heads | None,
+        noise: torch.Generator | None,
+    ) -> Scored:
         rollout = model.imagine(
-            state, actions, particles=self.config.particles or None, noise=noise if self.config.aleatoric else None
+            state,
+            actions,
+            particles=self.config.particles or None,
+            noise=noise if self.config.aleatoric else None,
         )
         returns = rollout.returns()
         if heads is not None:
             returns = returns + heads.value(rollout.last) * rollout.alive[..., -1]
         returns = returns.mean(-1).nan_to_num(nan=-torch.inf)
-        spread = torch.full_like(returns, torch.nan) if rollout.disagreement is None else rollout.disagreement.mean(-1)
+        spread = (
+            torch.full_like(returns, torch.nan)
+            if rollout.disagreement is None
+            else rollout.disagreement.mean(-1)
+        )
         return Scored(actions, returns, spread)
 
     def _advance(self, search: Search, scored: Scored) -> Search:
@@ -156,7 +186,9 @@ class SamplingPlanner:
         spread = torch.where(better, pick(scored.disagreement, index)[:, 0], search.best_disagreement)
         return Search(mean, std, elites, best, torch.maximum(value[:, 0], search.best_return), spread)
 
-    def _display(self, model: Model, state: ModelState, actions: Tensor, scored: Scored, count: int) -> dict[str, Tensor]:
+    def _display(
+        self, model: Model, state: ModelState, actions: Tensor, scored: Scored, count: int
+    ) -> dict[str, Tensor]:
         """Predicted observations of the plan and of candidates spread evenly over the ranking."""
         count = min(count, scored.returns.shape[1])
         ranks = torch.linspace(0, scored.returns.shape[1] - 1, count).round().long()
