@@ -151,6 +151,16 @@ def test_a_controller_that_stays_silent_loses_control():
     assert sim.offer(answer(state, who="other"), 10.2).controller_id == "other"
 
 
+def test_what_is_under_way_stays_its_controllers():
+    sim = world(release_after=10.0, action_delay_steps=1)
+    state = sim.offer(answer(sim.reset(0.0), [0.3]), 0.0)
+    sim.repeat(10.1)
+    state = sim.offer(answer(state, [0.7], who="other"), 10.2)
+    assert (state.controller_id, float(state.action[0])) == ("planner", 0.3)
+    state = sim.offer(answer(state, [0.8], who="other"), 10.2)
+    assert (state.controller_id, float(state.action[0])) == ("other", 0.7)
+
+
 def test_nobody_is_silent_in_a_pause_or_between_episodes():
     sim = world(release_after=10.0, max_steps=2)
     state = sim.offer(answer(sim.reset(0.0)), 0.0)
