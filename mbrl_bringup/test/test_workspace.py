@@ -29,7 +29,6 @@ ROSDEP = {
     "mcap": "python3-mcap-pip",
     "mujoco": "python3-mujoco-pip",
     "numpy": "python3-numpy",
-    "PIL": "python3-pil",
     "psutil": "python3-psutil",
     "pydantic": "python3-pydantic-pip",
     "rich": "python3-rich",
@@ -37,7 +36,6 @@ ROSDEP = {
     "safetensors": "python3-safetensors-pip",
     "scipy": "python3-scipy",
     "torch": "python3-pytorch-pip",
-    "transforms3d": "python3-transforms3d",
     "yaml": "python3-yaml",
 }
 # The keys among these, and of the tests, that rosdistro itself has.
@@ -48,7 +46,6 @@ IN_ROSDISTRO = {
     "python3-mujoco-pip",
     "python3-numpy",
     "python3-opencv",
-    "python3-pil",
     "python3-psutil",
     "python3-pytest",
     "python3-pytest-timeout",
@@ -56,7 +53,6 @@ IN_ROSDISTRO = {
     "python3-rich",
     "python3-rosbags-pip",
     "python3-scipy",
-    "python3-transforms3d",
     "python3-yaml",
 }
 
@@ -139,11 +135,12 @@ def test_each_python_key_is_known_to_rosdep(package: str) -> None:
     assert not {key for key in keys if key.startswith("python3-")} - ours - IN_ROSDISTRO
 
 
-def test_each_imported_library_is_pinned() -> None:
+def test_what_is_imported_is_pinned_and_nothing_else() -> None:
     owners = packages_distributions()
-    for name in set().union(*(imports(package) for package in PYTHON_PACKAGES)) & set(ROSDEP):
-        names = {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners[name]}
-        assert names & pinned("base"), f"{name} is imported, but not in requirements/base.txt"
+    imported = set().union(*(imports(package) for package in PYTHON_PACKAGES)) & set(ROSDEP)
+    found = {re.sub(r"[-_.]+", "-", owners[name][0]).lower() for name in imported}
+    # On a full ROS 2 OpenCV is the system's, which may go by another name.
+    assert found - {"opencv", "opencv-python"} | {"opencv-python-headless"} == pinned("base")
 
 
 def test_each_requirement_is_in_the_lock() -> None:
