@@ -65,18 +65,18 @@ def checked(node: str, parameters: Mapping[str, Any], stack: StackConfig) -> dic
     Raises:
         UserError: a parameter is unknown, of the wrong type or out of range; the sentence names the node.
     """
-    groups = _groups(node, stack)
-    values: dict[str, dict[str, Any]] = {group: {} for group in groups}
+    tables = groups(node, stack)
+    values: dict[str, dict[str, Any]] = {group: {} for group in tables}
     for name, value in parameters.items():
         if name == "use_sim_time":
             continue
         group, _, field = name.rpartition(".")
-        if group not in groups:
-            valid = ", ".join(f"{g}.*" for g in groups if g)
+        if group not in tables:
+            valid = ", ".join(f"{g}.*" for g in tables if g)
             raise UserError(f"unknown parameter '{name}' of {node}; valid: its own, {valid}")
         values[group][field] = value
     result = {}
-    for group, cls in groups.items():
+    for group, cls in tables.items():
         try:
             configuration: Any = build(cls, values[group], group)
         except UserError as error:
@@ -88,16 +88,16 @@ def checked(node: str, parameters: Mapping[str, Any], stack: StackConfig) -> dic
     return result
 
 
-def _groups(node: str, stack: StackConfig) -> dict[str, type]:
+def groups(node: str, stack: StackConfig) -> dict[str, type]:
     """Prefix -> configuration class. Imported only now: the nodes' modules load rclpy, some of them torch."""
     own = getattr(importlib.import_module(NODES[node][1]), _CONFIG[node])
-    groups: dict[str, type] = {"": own}
+    tables: dict[str, type] = {"": own}
     if node == "dynamics_node":
-        groups[_prefix(stack.model)] = find("models", stack.model).Config
+        tables[_prefix(stack.model)] = find("models", stack.model).Config
     elif node == "planner_node":  # the settings of other planners may stand beside those of the chosen one
         for name in {*names("planners"), stack.planner}:
-            groups[_prefix(name)] = find("planners", name).Config
-    return groups
+            tables[_prefix(name)] = find("planners", name).Config
+    return tables
 
 
 def _prefix(plugin: str) -> str:
