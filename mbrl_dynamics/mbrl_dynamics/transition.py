@@ -72,8 +72,8 @@ class Transition:
             image = self.images.get(camera.name)
             if image is None:
                 return f"there is no image of camera '{camera.name}'"
-            if image.shape[:2] != (camera.height, camera.width):
-                return f"the image of camera '{camera.name}' is not {camera.height} x {camera.width} pixels"
+            if image.shape != (camera.height, camera.width, 3):
+                return f"the image of camera '{camera.name}' is not {camera.height} x {camera.width} x 3"
         return ""
 
 

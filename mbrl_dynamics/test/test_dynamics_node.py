@@ -121,6 +121,23 @@ def test_records_learns_and_tells(me: Peer, tmp_path: Path) -> None:
     assert all(same(a, b) for a, b in zip(recorded(tmp_path), episode(0), strict=True))
 
 
+def test_what_comes_before_the_spec_of_its_world_is_kept(me: Peer, tmp_path: Path) -> None:
+    student = Student(me)
+    with dynamics_node(tmp_path) as node:
+        states, actions = me.publisher(State, "state"), me.publisher(Action, "action")
+        for state in episode(0):
+            states.publish(convert.transition_to_msg(state, SPEC))
+        actions.publish(
+            convert.answer_to_msg(Answer(WORLD, 0, 3, "mpc", np.ones((2, 1))), convert.time_msg(1.0))
+        )
+        World(me)
+        assert student.trained(0).transitions == 10
+        eventually(
+            lambda: len(list(read(tmp_path / "dataset", ["action"]))) == 1, "the answer was not recorded"
+        )
+        assert node.stop() == 0
+
+
 def test_killed_in_the_middle_it_goes_on(me: Peer, tmp_path: Path) -> None:
     student = Student(me)
     world_states = list(episode(1))

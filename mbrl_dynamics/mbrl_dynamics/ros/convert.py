@@ -239,7 +239,8 @@ def _image_to_msg(image: NDArray[np.uint8], camera: Camera, state: StateMsg) -> 
 def _image_from_msg(msg: ImageMsg) -> NDArray[np.uint8]:
     """The pixels of an image; an array [0, 0, 3] where the data do not fill it, which no spec accepts."""
     data = np.frombuffer(msg.data, dtype=np.uint8)
-    whole = data.size > 0 and data.size % max(msg.height * msg.width, 1) == 0
+    pixels = msg.height * msg.width
+    whole = data.size > 0 and pixels > 0 and data.size % pixels == 0
     return data.reshape(msg.height, msg.width, -1).copy() if whole else np.empty((0, 0, 3), np.uint8)
 
 

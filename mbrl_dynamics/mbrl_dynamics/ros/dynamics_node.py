@@ -22,12 +22,11 @@ from mbrl_dynamics.ros import convert
 from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, drain, run
 from mbrl_dynamics.ros.params import Params, given_parameters
 from mbrl_dynamics.spec import Spec
-from mbrl_dynamics.transition import Transition
 from mbrl_msgs.msg import Action, LearnerStatus, ModelUpdate, State
 from mbrl_msgs.msg import Spec as SpecMsg
 from mbrl_msgs.srv import GetModel
 
-HELD = 10_000  # States kept until the spec of their world comes
+HELD = 10_000  # messages kept until the spec of their world comes
 
 
 @config
@@ -44,7 +43,7 @@ class DynamicsNode(BaseNode):
 
     def __init__(self) -> None:
         super().__init__("dynamics_node")
-        name = given_parameters(self).get("model", DynamicsNodeConfig.model)
+        name = str(given_parameters(self).get("model", DynamicsNodeConfig.model))
         self._model_class: Any = find("models", name)
         self._model_group = name.rpartition(":")[2]
         params = Params(self, {"": DynamicsNodeConfig, self._model_group: self._model_class.Config})
@@ -52,7 +51,7 @@ class DynamicsNode(BaseNode):
         self._model_config = params[self._model_group]
         self.learner: Learner | None = None
         self._worlds: dict[bytes, bool] = {}  # world id -> whether its spec was accepted
-        self._held: deque[Transition] = deque(maxlen=HELD)
+        self._held: deque[State | Action] = deque(maxlen=HELD)
         self._refusal = ""  # of the newest spec
         self._said = LearnerStatus()
         self._news = self.create_guard_condition(self.guarded(self._publish))
@@ -62,7 +61,7 @@ class DynamicsNode(BaseNode):
         self._begin_with_dataset()
         self.create_subscription(SpecMsg, "spec", self.guarded(self._on_spec), LATCHED_QOS)
         self._states = self.create_subscription(State, "state", self.guarded(self._on_state), STREAM_QOS)
-        self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
+        self.create_subscription(Action, "action", self.guarded(self._hear), STREAM_QOS)
         self.create_service(GetModel, "get_model", self.guarded(self._on_get_model))
         self.steady_timer(1.0, self._on_second)
         self._publish()
@@ -108,26 +107,25 @@ class DynamicsNode(BaseNode):
         else:
             self._worlds[world], self._refusal = True, ""
         held, self._held = self._held, deque(maxlen=HELD)
-        for transition in held:
-            self._hear(transition)
+        for message in held:
+            self._hear(message)
         self._publish()
 
     def _on_state(self, msg: State) -> None:
         for each in drain(self._states, msg):
-            self._hear(convert.transition_from_msg(each))
+            self._hear(each)
 
-    def _hear(self, transition: Transition) -> None:
-        accepted = self._worlds.get(transition.world_id)
-        if accepted is None or self.learner is None:
-            self._held.append(transition)
-        elif accepted and self.learner.hear(transition) is Verdict.REFUSED:
-            self.get_logger().warning(
-                f"State refused: {self.learner.intake.fault}", throttle_duration_sec=1.0
-            )
-
-    def _on_action(self, msg: Action) -> None:
-        if self.learner is not None and self._worlds.get(bytes(msg.world_id)):
-            self.learner.hear_answer(convert.answer_from_msg(msg), convert.seconds(msg.stamp))
+    def _hear(self, msg: State | Action) -> None:
+        """Let the learner hear a message, if its world was accepted; keep it, while that is not known."""
+        accepted, learner = self._worlds.get(bytes(msg.world_id)), self.learner
+        if accepted is None:
+            self._held.append(msg)
+        elif not accepted or learner is None:
+            return
+        elif isinstance(msg, Action):
+            learner.hear_answer(convert.answer_from_msg(msg), convert.seconds(msg.stamp))
+        elif learner.hear(convert.transition_from_msg(msg)) is Verdict.REFUSED:
+            self.get_logger().warning(f"State refused: {learner.intake.fault}", throttle_duration_sec=1.0)
 
     def _on_get_model(self, request: GetModel.Request, response: GetModel.Response) -> GetModel.Response:
         newest = None if self.learner is None else self.learner.newest
