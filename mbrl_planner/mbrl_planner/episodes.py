@@ -21,6 +21,7 @@ from mbrl_dynamics.transition import Transition, WorldId
 
 FEEDBACK_PERIOD = 0.1  # least time between two feedbacks [s]
 IDLE_FEEDBACK_PERIOD = 1.0  # a wait is told of this often [s]
+LEARNER_PATIENCE = 10.0  # a learner that rests so long does not know the episode that is waited for [s]
 RETRY_PERIOD = 0.5  # pause before a refused reset is asked for again [s]
 
 
@@ -120,6 +121,14 @@ class Host(Protocol):
         """Whether the model in use was trained on that episode."""
         ...
 
+    def learner_rests(self) -> bool:
+        """Whether there is a learner, and it does not train."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Tell people about something odd."""
+        ...
+
     def begin_episode(self, index: int) -> None:
         """Episode `index` of the goal begins."""
         ...
@@ -165,6 +174,7 @@ class EpisodeRunner:
         self._retry_at = -math.inf
         self._world_seen = clock()
         self._told = -math.inf
+        self._resting_since = math.inf
         self._return, self._step = 0.0, -1
 
     @property
@@ -198,7 +208,7 @@ class EpisodeRunner:
         elif now - self._world_seen > self.goal.world_timeout:
             self._finish(Outcome.NO_WORLD, f"no world answered for {self.goal.world_timeout:.0f} s")
             return
-        if self.phase is Phase.WAITING and self._covered():
+        if self.phase is Phase.WAITING and (self._covered() or self._in_vain(now)):
             self._enter(Phase.RUNNING if self._episode else Phase.RESETTING)
         if self.phase is Phase.RESETTING and not self._asked and now >= self._retry_at:
             self._ask()
@@ -306,9 +316,18 @@ class EpisodeRunner:
         gone = last is not None and self._world_id is not None and self._world_id != last.world_id
         return last is None or gone or self.host.model_covers(last.world_id, last.episode)
 
+    def _in_vain(self, now: float) -> bool:
+        """Whether the learner missed the last episode (it was down, say): no model will ever cover it."""
+        self._resting_since = min(self._resting_since, now) if self.host.learner_rests() else math.inf
+        if now - self._resting_since < LEARNER_PATIENCE or self.last is None:
+            return False
+        self.host.warn(f"the learner rests and has not seen episode {self.last.episode}: going on without")
+        self.last = None
+        return True
+
     def _enter(self, phase: Phase) -> None:
         changed = phase is not self.progress.phase
-        self.progress.phase = phase
+        self.progress.phase, self._resting_since = phase, math.inf
         if changed and self._clock() - self._told >= FEEDBACK_PERIOD:
             self._tell()
 

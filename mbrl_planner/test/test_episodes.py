@@ -26,6 +26,8 @@ class World:
     trained: tuple[bytes, int] = (b"", -1)
     asked: list[int] = field(default_factory=list)  # seeds of resets that wait
     canceled: int = 0
+    rests: bool = False
+    warnings: list[str] = field(default_factory=list)
     begun: list[int] = field(default_factory=list)
     told: list[Progress] = field(default_factory=list)
     result: Result | None = None
@@ -50,6 +52,12 @@ class World:
 
     def model_covers(self, world_id, episode):
         return self.trained[0] == world_id and self.trained[1] >= episode
+
+    def learner_rests(self):
+        return self.rests
+
+    def warn(self, text):
+        self.warnings.append(text)
 
     def begin_episode(self, index):
         self.begun.append(index)
@@ -154,6 +162,27 @@ def test_waits_for_the_model_that_has_seen_the_last_episode():
     world.trained = (world.world_id, 0)
     world.tick()
     world.reset()
+    assert runner.phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_learner_that_missed_an_episode_is_not_waited_for_without_end(cut):
+    world = World()
+    runner = world.run(2, wait_for_model=True, max_steps=3 if cut else 0)
+    world.reset()
+    world.steps(3 if cut else LENGTH)
+    if cut:
+        world.reset()
+    for rests, seconds in ((False, 100), (True, 8), (False, 1), (True, 8)):  # it may well train in between
+        world.rests = rests
+        for _ in range(seconds):
+            world.tick(1.0)
+        assert runner.phase is Phase.WAITING
+    for _ in range(4):
+        world.tick(1.0)
+    assert len(world.warnings) == 1
+    if not cut:
+        world.reset()
     assert runner.phase is Phase.RUNNING
 
 

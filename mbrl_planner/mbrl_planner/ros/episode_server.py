@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
 
+from mbrl_dynamics.ros.node import LATCHED_QOS
 from mbrl_dynamics.transition import Transition, WorldId
 from mbrl_msgs.action import Reset, RunEpisodes
+from mbrl_msgs.msg import LearnerStatus
 from mbrl_planner.controller import EXPLOIT, EXPLORE, RANDOM
 from mbrl_planner.episodes import Ended, EpisodeRunner, Goal, Phase, Progress, Result
 
@@ -40,6 +42,8 @@ class EpisodeServer:
         self._missed = 0  # of the node, when the run began
         self._asked = 0  # resets asked for; the answer to an older one is ignored
         self._reset_goal: Any = None
+        self._learner: LearnerStatus | None = None  # newest
+        node.create_subscription(LearnerStatus, "learner_status", node.guarded(self._on_learner), LATCHED_QOS)
         self._timer = node.steady_timer(TICK, self.tick)
         self._timer.cancel()
         self._reset = ActionClient(node, Reset, "reset")
@@ -93,6 +97,9 @@ class EpisodeServer:
         self._begin(goal, self.node.params[""].mode)
 
     # The action ---------------------------------------------------------------------------------------------
+
+    def _on_learner(self, msg: LearnerStatus) -> None:
+        self._learner = msg
 
     def _on_goal(self, goal: RunEpisodes.Goal) -> GoalResponse:
         if not self.busy:
@@ -153,6 +160,14 @@ class EpisodeServer:
     def model_covers(self, world_id: WorldId, episode: int) -> bool:
         """See Host."""
         return self.node.models.covers(world_id, episode)
+
+    def learner_rests(self) -> bool:
+        """See Host."""
+        return self._learner is not None and self._learner.status != LearnerStatus.TRAINING
+
+    def warn(self, text: str) -> None:
+        """See Host."""
+        self.node.get_logger().warning(text)
 
     def begin_episode(self, index: int) -> None:
         """See Host."""
