@@ -94,6 +94,7 @@ def last_episode(records: Iterable[Any]) -> tuple[Spec | None, list[Transition]]
     for record in records:
         if isinstance(record, Spec):
             newest = record
+        if not isinstance(record, Transition):
             continue
         if current and record.key == current[-1].key:
             continue  # a repeated State

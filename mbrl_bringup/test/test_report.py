@@ -65,7 +65,11 @@ def result_of(episodes: int = 3, **changes: object) -> Result:
 def record(folder: Path, episodes: int = 2) -> Pendulum:
     """Some random episodes, as the learner would have recorded them."""
     task = Pendulum()
-    simulator, store, world = Simulator(task, 0), EpisodeStore(folder / "dataset", task.spec), uuid.uuid4().bytes
+    simulator, store, world = (
+        Simulator(task, 0),
+        EpisodeStore(folder / "dataset", task.spec),
+        uuid.uuid4().bytes,
+    )
     rng = np.random.default_rng(0)
     for episode in range(episodes):
         store.add(Transition(world, episode, 0, simulator.reset(), np.zeros(1), first=True))

@@ -137,15 +137,15 @@ class StackClient:
 
         def over() -> bool:
             status = self.learner
-            return status is not None and (
-                status.status == LearnerStatus.FAILED
-                or (
-                    status.trained_world_id.replace("-", "") == bytes(world.world_id).hex()
-                    and status.trained_episode >= world.episode
-                    and status.status == LearnerStatus.IDLE
-                )
-            )
+            if status is None:
+                return False
+            trained = status.trained_world_id == bytes(world.world_id).hex()
+            seen = trained and status.trained_episode >= world.episode
+            # A learner that was restarted may never have heard of the episode: wait no longer than STALL.
+            idle = status.status == LearnerStatus.IDLE
+            return status.status == LearnerStatus.FAILED or (idle and (seen or self._stalled()))
 
+        self._touch()
         self.wait_for(over)
         assert self.learner is not None
         if self.learner.status == LearnerStatus.FAILED:

@@ -56,7 +56,9 @@ class Session:
 
     def _episodes(self) -> None:
         client, demo = self._client, self._run.demo
-        client.wait_for(lambda: client.spec is not None and client.world is not None)
+        client.wait_for(
+            lambda: all((client.spec, client.world, client.learner))
+        )  # nobody misses the first episode
         assert client.spec is not None
         self.result = dataclasses.replace(self.result, control_period_s=client.spec.control_period)
         for index in range(demo.episodes):
