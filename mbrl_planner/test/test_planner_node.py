@@ -16,7 +16,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.action import ActionClient
 from visualization_msgs.msg import Marker, MarkerArray
 
 from mbrl_dynamics import snapshot as snapshots
@@ -54,7 +53,7 @@ class Client:
         self.actions: list[Any] = self.me.listen(Action, "action")
         self.statuses: list[Any] = self.me.listen(ModelStatus, "model_status", LATCHED_QOS)
         self.specs: list[Any] = self.me.listen(SpecMsg, "spec", LATCHED_QOS)
-        self._run = ActionClient(self.me.node, RunEpisodes, "run_episodes")
+        self._run = self.me.action_client(RunEpisodes, "run_episodes")
         self.updates = self.me.publisher(ModelUpdate, "model_update", LATCHED_QOS)
 
     @property

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.action import ActionClient
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from visualization_msgs.msg import MarkerArray
@@ -31,7 +30,7 @@ class Driver:
         self.states = me.listen(State, "state")
         self.statuses = me.listen(WorldStatus, "world_status", LATCHED_QOS)
         self.publisher = me.publisher(Action, "action")
-        self.resets = ActionClient(me.node, Reset, "reset")
+        self.resets = me.action_client(Reset, "reset")
 
     @property
     def newest(self):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import rclpy
 import yaml
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -159,6 +160,15 @@ class Peer:
         publisher = self.node.create_publisher(kind, topic, qos)
         eventually(lambda: publisher.get_subscription_count() >= wait_for, f"no subscriber of {topic}")
         return publisher
+
+    def action_client(self, kind: type, name: str) -> ActionClient:
+        """A client of an action, made in the thread that spins.
+
+        rclpy shows an action client to the executor before it is complete, which may end the executor.
+        """
+        task = self.node.executor.create_task(ActionClient, self.node, kind, name)
+        eventually(task.done, f"no client of {name}")
+        return task.result()
 
     def call(self, kind: type, service: str, request: Any) -> Any:
         """Call a service and wait for its response."""
