@@ -19,10 +19,10 @@ HEAD = """# Reference
 
 Made by `python tools/reference.py` from the configurations in the code; a test holds it up to date.
 
-Parameters go into a YAML file (`params_file:=my.yaml`, see `mbrl_bringup/config`), or on the command line of a node
-(`--ros-args -p icem.horizon:=30`). Those of the planners may be changed at run time; the others are read-only.
+Parameters go into a YAML file (`params_file:=my.yaml`, see `mbrl_bringup/config`), or on the command line of a
+node (`--ros-args -p icem.horizon:=30`). Those of the planners may be changed at run time; the others are
+read-only.
 """
-"""Symbols of pydantic's constraints."""
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}
 
 
@@ -37,7 +37,14 @@ def text() -> str:
 
 
 def _table(title: str, what: str, config: type, group: str) -> str:
-    lines = [f"## {title}", "", what, "", "| name | type | default | unit | valid | meaning |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"## {title}",
+        "",
+        what,
+        "",
+        "| name | type | default | unit | valid | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [_row(field, group) for field in describe(config)]
     return "\n".join(lines) + "\n"
 
@@ -51,7 +58,8 @@ def _row(field: FieldDescription, group: str) -> str:
         f"{SIGNS[key]} {getattr(c, key)}" for c in field.constraints for key in SIGNS if hasattr(c, key)
     )
     full = f"{group}.{field.name}" if group else field.name
-    return f"| `{full}` | {name} | `{_default(field.default)}` | {unit.group(1) if unit else ''} | {valid} | {meaning} |"
+    cells = [f"`{full}`", name, f"`{_default(field.default)}`", unit.group(1) if unit else "", valid, meaning]
+    return f"| {' | '.join(cells)} |"
 
 
 def _type(kind: Any) -> tuple[str, str]:
@@ -77,5 +85,6 @@ def _default(value: Any) -> str:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(0 if TARGET.read_text() == text() else "docs/reference.md is out of date: run tools/reference.py")
+        current = TARGET.read_text() == text()
+        sys.exit(0 if current else "docs/reference.md is out of date: run tools/reference.py")
     TARGET.write_text(text())

@@ -53,12 +53,20 @@ def figures(quick: bool = False) -> list[dict[str, Any]]:
     steps = 20 if quick else 100
     train, batch = np.arange(len(buffer)), torch.zeros(CONFIG.members, CONFIG.batch_size, 5)
     return [
-        _figure("ensemble_predictions", "predictions/s", count / _best(imagine, repeats),
-                "the matrix products alone", count / _best(products, repeats)),
-        _figure("ensemble_gradient_steps", "steps/s",
-                steps / _best(lambda: model._trainer._descend(buffer, train, steps), 2),
-                "three times the forward matrix products alone",
-                1 / (3 * _best(lambda: _products(model, batch), repeats))),
+        _figure(
+            "ensemble_predictions",
+            "predictions/s",
+            count / _best(imagine, repeats),
+            "the matrix products alone",
+            count / _best(products, repeats),
+        ),
+        _figure(
+            "ensemble_gradient_steps",
+            "steps/s",
+            steps / _best(lambda: model._trainer._descend(buffer, train, steps), 2),
+            "three times the forward matrix products alone",
+            1 / (3 * _best(lambda: _products(model, batch), repeats)),
+        ),
     ]
 
 
@@ -80,8 +88,13 @@ def _best(work: Callable[[], object], repeats: int) -> float:
 
 
 def _figure(name: str, unit: str, value: float, reference: str, reference_value: float) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 1), "unit": unit, "reference": reference,
-            "reference_value": round(reference_value, 1)}
+    return {
+        "name": name,
+        "value": round(value, 1),
+        "unit": unit,
+        "reference": reference,
+        "reference_value": round(reference_value, 1),
+    }
 
 
 if __name__ == "__main__":

@@ -37,10 +37,6 @@ class Task(Protocol):
         """Whether the task ended, bool [...]; None where it never does."""
         ...
 
-    def project(self, obs: Tensor) -> Tensor:
-        """Put a predicted observation back where observations can be: (cos, sin) on the circle, and so on."""
-        ...
-
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -105,6 +101,10 @@ class Model(Protocol):
             particles: P a candidate; None = as many as the model likes (an ensemble: one a member).
             keep: fields of Rollout to fill beside reward: "obs", "action".
         """
+        ...
+
+    def spread(self, state: ModelState, particles: int) -> ModelState:
+        """The state [B, ...] as particles [B, P, ...], for `imagine_by_steps`."""
         ...
 
     def feature(self, state: ModelState) -> Tensor:

@@ -17,7 +17,6 @@ from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.types import Metrics, Trajectory
 
 EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
-PROGRESS = 0.01  # what counts as progress on held-out data [nats]
 
 
 class Trainable(Protocol):
@@ -27,8 +26,8 @@ class Trainable(Protocol):
         """The loss to minimise, and what to log."""
         ...
 
-    def holdout(self, batch: Trajectory) -> tuple[Tensor, Tensor]:
-        """Loss and error of each member on held-out data, each [E]; the error in standard deviations."""
+    def holdout(self, batch: Trajectory) -> Tensor:
+        """Error of each member on held-out data [E], in standard deviations of the targets."""
         ...
 
     def parameters(self) -> Any:
@@ -58,7 +57,7 @@ class Trainer:
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._generator = torch.Generator().manual_seed(seed)
-        self.best_scores, self._errors = torch.zeros(1), torch.zeros(1)
+        self.best_errors = torch.zeros(1)
         self._best: list[Tensor] = []
 
     def fit(
@@ -107,6 +106,7 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
+        self.optimizer.state.clear()
         self._generator.set_state(state["generator"])
         for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
             prefix = f"optimizer.{i}."
@@ -127,22 +127,21 @@ class Trainer:
         return total / steps
 
     def _start(self, judge: Trajectory) -> None:
-        self.best_scores, self._errors = self.model.holdout(judge)
+        self.best_errors = self.model.holdout(judge)
         self._best = [p.detach().clone() for p in self.model.parameters()]
 
     @torch.no_grad()
     def _judge(self, judge: Trajectory) -> bool:
-        """Keep the weights of each member that got better; returns whether any made progress."""
-        scores, errors = self.model.holdout(judge)
-        better = scores < self.best_scores
-        progress = bool((scores < self.best_scores - PROGRESS).any())
+        """Keep the weights of each member that got better; returns whether any did by one per cent."""
+        errors = self.model.holdout(judge)
+        better = errors < self.best_errors
+        progress = bool((errors < 0.99 * self.best_errors).any())
         for best, parameter in zip(self._best, self.model.parameters(), strict=True):
             if parameter.shape[0] == len(better) and parameter.ndim > 1:
                 best[better] = parameter[better]
             elif better.any():
                 best.copy_(parameter)
-        self.best_scores = torch.where(better, scores, self.best_scores)
-        self._errors = torch.where(better, errors, self._errors)
+        self.best_errors = torch.where(better, errors, self.best_errors)
         return progress
 
     @torch.no_grad()
@@ -151,7 +150,7 @@ class Trainer:
             parameter.copy_(best)
 
     def _error(self) -> float:
-        return float(self._errors.mean())
+        return float(self.best_errors.mean())
 
 
 def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

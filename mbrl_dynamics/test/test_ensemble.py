@@ -167,7 +167,7 @@ def test_resumes_with_the_same_optimiser(buffer):
 def test_elites_are_the_best_on_held_out_data(buffer):
     model = Ensemble(point_mass_spec(), EnsembleConfig(members=4, elites=2, hidden=(16,)))
     model.fit(buffer, Budget(50))
-    best = torch.argsort(model.holdout_scores)[:2]
+    best = torch.argsort(model.holdout_errors)[:2]
     obs, action = torch.tensor([[0.3, -0.4]]), torch.tensor([[0.7]])
     with torch.no_grad():
         delta = model(obs, action)[0][best, 0] * model.delta_normalizer.std + model.delta_normalizer.mean

@@ -36,12 +36,26 @@ def figures(quick: bool = False) -> list[dict[str, Any]]:
     model = parameters["/**/dynamics_node"]["ros__parameters"].get("ensemble", {})
     small = _decide(ICEM(build(ICEMConfig, own)), build(EnsembleConfig, model), 20 if quick else 200)
     large = _decide(CEM(LARGE_PLANNER), LARGE_MODEL, 2 if quick else 5)
-    counts = LARGE_PLANNER.candidates * LARGE_PLANNER.iterations * LARGE_PLANNER.horizon * LARGE_PLANNER.particles
+    counts = (
+        LARGE_PLANNER.candidates * LARGE_PLANNER.iterations * LARGE_PLANNER.horizon * LARGE_PLANNER.particles
+    )
     return [
         _figure("plan_demo_median", "ms", 1e3 * statistics.median(small), "the goal of the demo", 20.0),
         _figure("plan_demo_p99", "ms", 1e3 * sorted(small)[int(0.99 * (len(small) - 1))], None, None),
-        _figure("plan_large_median", "ms", 1e3 * statistics.median(large), "mbrl-lib on two cores, at best", 2000.0),
-        _figure("plan_large_predictions", "predictions/s", counts / min(large), "mbrl-lib on two cores, at best", 270e3),
+        _figure(
+            "plan_large_median",
+            "ms",
+            1e3 * statistics.median(large),
+            "mbrl-lib on two cores, at best",
+            2000.0,
+        ),
+        _figure(
+            "plan_large_predictions",
+            "predictions/s",
+            counts / min(large),
+            "mbrl-lib on two cores, at best",
+            270e3,
+        ),
     ]
 
 
@@ -58,9 +72,16 @@ def _decide(planner: Any, config: EnsembleConfig, count: int) -> list[float]:
     return times
 
 
-def _figure(name: str, unit: str, value: float, reference: str | None, reference_value: float | None) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 2), "unit": unit, "reference": reference,
-            "reference_value": reference_value}
+def _figure(
+    name: str, unit: str, value: float, reference: str | None, reference_value: float | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": round(value, 2),
+        "unit": unit,
+        "reference": reference,
+        "reference_value": reference_value,
+    }
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from mbrl_dynamics.plugins import find, names
 from mbrl_dynamics.testing import PointMass
 from mbrl_planner.interfaces import Guess
@@ -28,7 +29,9 @@ def test_contract(name):
 
 def search(mean, std=0.5, elites=None):
     mean = torch.as_tensor(mean, dtype=torch.float32)
-    return Search(mean, torch.full_like(mean, std), elites, mean, torch.zeros(len(mean)), torch.zeros(len(mean)))
+    return Search(
+        mean, torch.full_like(mean, std), elites, mean, torch.zeros(len(mean)), torch.zeros(len(mean))
+    )
 
 
 def test_lqr_reference_is_the_optimum():
@@ -89,9 +92,14 @@ def test_icem_never_tries_fewer_than_twice_the_elites():
 
 
 def test_icem_tries_old_elites_again_and_executes_the_best_candidate():
-    world, planner = PointMass(), ICEM(ICEMConfig(candidates=20, iterations=1, elites=4, horizon=20, std=0.01))
+    world, planner = (
+        PointMass(),
+        ICEM(ICEMConfig(candidates=20, iterations=1, elites=4, horizon=20, std=0.01)),
+    )
     good = planner.plan(world, torch.tensor([[1.0, 0.0]]), None)
-    best = ICEM(ICEMConfig(candidates=300, iterations=6, horizon=20)).plan(world, torch.tensor([[1.0, 0.0]]), None)
+    best = ICEM(ICEMConfig(candidates=300, iterations=6, horizon=20)).plan(
+        world, torch.tensor([[1.0, 0.0]]), None
+    )
     elites = best.actions[:, None].expand(-1, 4, -1, -1)
     kept = planner.plan(world, torch.tensor([[1.0, 0.0]]), Guess(torch.zeros(1, 20, 1), elites), shift=0)
     assert kept.value > good.value

@@ -34,7 +34,7 @@ class EnsembleConfig:
     members: Annotated[int, Field(ge=1, le=64, description="networks in the ensemble [1]")] = 5
     elites: Annotated[
         int, Field(ge=0, description="members that predict, best on held-out data; 0 = all [1]")
-    ] = 0
+    ] = 3
     hidden: Annotated[tuple[int, ...], Field(min_length=1, description="units of each hidden layer [1]")] = (
         128,
         128,
@@ -71,7 +71,7 @@ class Ensemble(nn.Module):
 
     Config = EnsembleConfig
     capabilities = Capabilities(differentiable=True, stochastic=True)
-    holdout_scores: Tensor
+    holdout_errors: Tensor
     seed: Tensor
 
     def __init__(self, spec: Spec, config: EnsembleConfig | None = None, *, seed: int = 0) -> None:
@@ -92,7 +92,7 @@ class Ensemble(nn.Module):
         self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))  # of normalised deltas
         self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
         self.input_normalizer, self.delta_normalizer = Normalizer(inputs), Normalizer(outputs)
-        self.register_buffer("holdout_scores", torch.zeros(self.members))
+        self.register_buffer("holdout_errors", torch.zeros(self.members))
         self.register_buffer("seed", torch.tensor(seed))
         self._bootstrap: Tensor | None = None
         self._trainer = Trainer(self, self.config, seed)
@@ -120,16 +120,11 @@ class Ensemble(nn.Module):
         delta = self.delta_normalizer(obs[:, 1:] - obs[:, :-1])
         return obs[:, :-1].flatten(0, 1), batch.action.flatten(0, 1), delta.flatten(0, 1)
 
-    def likelihood(self, obs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Gaussian negative log likelihood (PETS, eq. 1, no constants) and absolute error: [E, M] each."""
-        mean, log_var = self(obs, action)
-        error = mean - target
-        return (error.square() * torch.exp(-log_var) + log_var).mean(-1), error.detach().abs().mean(-1)
-
     def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
-        """Negative log likelihood, each member on its bootstrap sample, and the penalty on the bounds."""
+        """Gaussian negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
         obs, action, target = self.targets(batch)
-        nll, _ = self.likelihood(obs, action, target)
+        mean, log_var = self(obs, action)
+        nll = ((mean - target).square() * torch.exp(-log_var) + log_var).mean(-1)  # [E, M]
         weight = self.bootstrap(batch.extras["index"].flatten()) * batch.valid.flatten()
         fit = (nll * weight).sum() / len(target)
         bounds = (self.max_log_var - self.min_log_var).sum()
@@ -148,14 +143,14 @@ class Ensemble(nn.Module):
         return self._bootstrap[:, index % _TABLE]
 
     @torch.no_grad()
-    def holdout(self, batch: Trajectory) -> tuple[Tensor, Tensor]:
-        """Negative log likelihood and mean absolute error of each member on held-out data, each [E].
+    def holdout(self, batch: Trajectory) -> Tensor:
+        """Mean absolute error of each member on held-out data [E], in standard deviations of the deltas.
 
-        The error is in standard deviations of the deltas, and absolute rather than squared: an impact (a cart
-        against its buffer) is rare and large, and would hide everything else.
+        Neither squared nor as a likelihood: an impact (a cart against its buffer) is rare and large, and
+        would by itself decide when to stop.
         """
-        nll, error = self.likelihood(*self.targets(batch))
-        return nll.mean(-1), error.mean(-1)
+        obs, action, target = self.targets(batch)
+        return (self(obs, action)[0] - target).abs().mean((-1, -2))
 
     def fit(
         self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
@@ -164,7 +159,7 @@ class Ensemble(nn.Module):
         self._folded = None
         self.renormalize(buffer.all())
         metrics = self._trainer.fit(buffer, budget, progress)
-        self.holdout_scores.copy_(self._trainer.best_scores)
+        self.holdout_errors.copy_(self._trainer.best_errors)
         return metrics
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ class Predictor:
     """
 
     def __init__(self, model: Ensemble) -> None:
-        elite = torch.argsort(model.holdout_scores, stable=True)[: model.elites]
+        elite = torch.argsort(model.holdout_errors, stable=True)[: model.elites]
         self.weights = [weight[elite] for weight in model.weights]
         self.biases = [bias[elite] for bias in model.biases]
         self.members, self.size = model.elites, model.spec.observation_dim
@@ -74,7 +74,7 @@ class Predictor:
         """Put (cos, sin) pairs back on the circle, in place."""
         for i in self.circles:
             pair = obs[..., i : i + 2]
-            pair.div_(torch.linalg.vector_norm(pair, dim=-1, keepdim=True))
+            pair.div_(torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp_(min=1e-6))
 
 
 def propagate(

@@ -25,7 +25,7 @@ class ICEMConfig(SamplingConfig):
     color: Annotated[
         float,
         Field(ge=0, description="exponent of the noise's spectrum along time: 0 white, 1 pink, 2 red [1]"),
-    ] = 1.0
+    ] = 2.5
     keep: Annotated[float, Field(ge=0, le=1, description="share of the elites tried again [1]")] = 0.5
     decay: Annotated[float, Field(ge=1, description="candidates shrink by this factor an iteration [1]")] = (
         1.25

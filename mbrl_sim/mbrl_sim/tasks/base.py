@@ -67,15 +67,6 @@ class MujocoTask:
         """Whether the task ended, bool [...]; None where it never does."""
         return None
 
-    def project(self, obs: Array) -> Array:
-        """Put the (cosine, sine) pairs of predicted observations back on the unit circle."""
-        for i in self.spec.circles:
-            pair = obs[..., i : i + 2]
-            norm = (pair[..., :1] ** 2 + pair[..., 1:] ** 2 + 1e-12) ** -0.5
-            parts = [obs[..., :i], pair * norm, obs[..., i + 2 :]]
-            obs = array_namespace(obs).concat(parts, axis=-1)
-        return obs
-
     def pose(self, obs: Array) -> Array:
         """Qpos [..., nq] that looks like an observation, to draw what was recorded or predicted."""
         raise NotImplementedError
