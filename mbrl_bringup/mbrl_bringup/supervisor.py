@@ -21,12 +21,14 @@ from typing import Any, TextIO
 
 from circus.arbiter import Arbiter
 from circus.exc import ConflictError
+from circus.process import DEAD_OR_ZOMBIE, RUNNING
+from circus.process import Process as CircusProcess
 from circus.watcher import Watcher
 
 from mbrl_bringup.stack import Process
 from mbrl_bringup.tether import tethered
 
-GRACE = 5.0  # from SIGINT to SIGKILL [s]
+GRACE = 5.0  # from SIGTERM to SIGKILL [s]
 MAX_DEATHS = 5  # within DEATHS_WINDOW, after which a process is given up
 DEATHS_WINDOW = 60.0  # [s]
 _COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI
@@ -53,11 +55,30 @@ class PrefixedStream:
 
 
 class _Arbiter(Arbiter):
-    """circus's, which complains when its periodic look at the processes falls into a stop."""
+    """circus's, which complains when its periodic look at the processes falls into a start or a stop."""
 
     async def manage_watchers(self) -> None:
-        if not self._stopping:
+        """Start again what has died."""
+        if not self._stopping and self._exclusive_running_command is None:
             await super().manage_watchers()
+
+
+class _Child(CircusProcess):
+    """A process whose death is told only when it can be reaped, so that its exit code is never lost.
+
+    A killed process with many threads is a zombie for a while before all of it is gone; circus would forget
+    it then without a word.
+    """
+
+    @property
+    def status(self) -> Any:
+        """As circus's, but a zombie still runs: `waitpid` says when it does not."""
+        status = super().status
+        return RUNNING if status == DEAD_OR_ZOMBIE else status
+
+
+class _Watcher(Watcher):
+    _process_class = _Child
 
 
 class Supervisor:
@@ -100,12 +121,12 @@ class Supervisor:
         command = tethered(process.command(_parameters_file(process, private)), os.getpid())
         width = max(len(p.name) for p in self._processes)
         stream = {"stream": PrefixedStream(process.name, width, _COLOURS[index % len(_COLOURS)], self._out)}
-        return Watcher(
+        return _Watcher(
             process.name,
             command[0],
             args=command[1:],
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stop_signal=signal.SIGINT,
+            stop_signal=signal.SIGTERM,  # unlike SIGINT it ends a process quietly that is still starting
             graceful_timeout=GRACE,
             stdout_stream=stream,
             stderr_stream=stream,

@@ -51,6 +51,7 @@ def mbrl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
                 print(process.output)  # shown if the test failed
                 with process:
                     family = family_of(process)
+                    print([(p.pid, p.status(), p.create_time(), p.cmdline()[1:3]) for p in alive(family)])
                 eventually(lambda family=family: not alive(family), "a process was left behind")
 
 

@@ -25,6 +25,7 @@ if "--deaf" not in sys.argv:
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 else:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("started", flush=True)
 if "--exit" in sys.argv:
     sys.exit(int(sys.argv[sys.argv.index("--exit") + 1]))
