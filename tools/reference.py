@@ -19,8 +19,8 @@ HEAD = """# Reference
 
 Made by `python tools/reference.py` from the configurations in the code; a test holds it up to date.
 
-Parameters go into a YAML file (`params_file:=my.yaml`, see `mbrl_bringup/config`), or on the command line of a
-node (`--ros-args -p icem.horizon:=30`). Those of the planners may be changed at run time; the others are
+Parameters go into a YAML file (`params_file:=my.yaml`, see `mbrl_bringup/config`), or on the command line of
+a node (`--ros-args -p icem.horizon:=30`). Those of the planners may be changed at run time; the others are
 read-only.
 """
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}

@@ -10,7 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL  # colcon runs a make of its own
 root=$PWD
 log=build/setup.log
-TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 dev=""
 [ "${1:-}" = --dev ] && dev=1
@@ -140,18 +139,17 @@ write_requirements() {  # .venv/requirements.txt and .venv/constraints.txt for t
 
 pip_install() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --no-input --progress-bar off "$@"; }
 
-install_cpu_torch() {  # without an NVIDIA driver the CPU build saves gigabytes of CUDA libraries
-  command -v nvidia-smi > /dev/null && return
+install_chosen_torch() {  # from the index in TORCH_INDEX_URL, for example PyTorch's own of CPU builds
+  [ -n "${TORCH_INDEX_URL:-}" ] || return 0
   .venv/bin/python -c 'import torch' 2> /dev/null && return
-  pip_install --no-deps --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" -c .venv/constraints.txt torch \
-    >> "$log" 2>&1 && return
-  say "      The CPU build of PyTorch cannot be reached; the usual one may bring several GB of CUDA libraries."
+  pip_install --no-deps --index-url "$TORCH_INDEX_URL" -c .venv/constraints.txt torch >> "$log" 2>&1 ||
+    fail_with_log "PyTorch could not be installed from TORCH_INDEX_URL=$TORCH_INDEX_URL"
 }
 
 install_packages() {
   say "[2/3] Pinned Python packages (1-2 min; later runs skip this)"
   write_requirements
-  install_cpu_torch
+  install_chosen_torch
   local start
   start=$(wc -l < "$log")
   if ! pip_install -c .venv/constraints.txt -r .venv/requirements.txt >> "$log" 2>&1; then

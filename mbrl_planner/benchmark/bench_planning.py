@@ -32,7 +32,7 @@ def figures(quick: bool = False) -> list[dict[str, Any]]:
     torch.set_flush_denormal(True)
     with open(f"{get_package_share_directory('mbrl_bringup')}/config/{TASK}.yaml") as file:
         parameters = yaml.safe_load(file)
-    own = parameters["/**/planner_node"]["ros__parameters"]["icem"]
+    own = parameters["/**/planner_node"]["ros__parameters"].get("icem", {})
     model = parameters["/**/dynamics_node"]["ros__parameters"].get("ensemble", {})
     small = _decide(ICEM(build(ICEMConfig, own)), build(EnsembleConfig, model), 20 if quick else 200)
     large = _decide(CEM(LARGE_PLANNER), LARGE_MODEL, 2 if quick else 5)
