@@ -76,6 +76,9 @@ class ModelShelf:
         self._worker.join(timeout=5.0)
 
     def _work(self) -> None:
+        # One thread: a second pool of OpenMP threads in a process makes both pools sleep between operations,
+        # and planning twice as slow (measured: 34 instead of 19 ms).
+        torch.set_num_threads(1)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._offered or self._closed)

@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from mbrl_dynamics.config import Field, config
@@ -48,6 +49,8 @@ class DynamicsNode(BaseNode):
         self._model_group = name.rpartition(":")[2]
         params = Params(self, {"": DynamicsNodeConfig, self._model_group: self._model_class.Config})
         self.settings: DynamicsNodeConfig = params[""]
+        # Of this thread; the training's thread has its own. Two pools of OpenMP threads slow each other down.
+        torch.set_num_threads(1)
         self._model_config = params[self._model_group]
         self.learner: Learner | None = None
         self._worlds: dict[bytes, bool] = {}  # world id -> whether its spec was accepted

@@ -20,7 +20,7 @@ class SamplingConfig:
     """What every sampling planner has."""
 
     horizon: Annotated[int, Field(ge=1, description="how far a plan looks ahead [steps]")] = 25
-    candidates: Annotated[int, Field(ge=2, description="plans tried in an iteration [1]")] = 96
+    candidates: Annotated[int, Field(ge=2, description="plans tried in an iteration [1]")] = 64
     iterations: Annotated[int, Field(ge=1, description="refinements a decision [1]")] = 3
     particles: Annotated[
         int, Field(ge=0, description="imagined futures a candidate; 0 = one a model member [1]")
