@@ -95,7 +95,7 @@ def groups(node: str, stack: StackConfig) -> dict[str, type]:
     if node == "dynamics_node":
         tables[_prefix(stack.model)] = find("models", stack.model).Config
     elif node == "planner_node":  # the settings of other planners may stand beside those of the chosen one
-        for name in {*names("planners"), stack.planner}:
+        for name in sorted({*names("planners"), stack.planner}):
             tables[_prefix(name)] = find("planners", name).Config
     return tables
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,15 +12,8 @@ from mbrl_dynamics.interfaces import Model, Noise, Policy
 from mbrl_dynamics.types import ModelState, Rollout
 
 
-class SteppedModel(Model, Protocol):
-    """A model whose `imagine` is `imagine_by_steps`."""
-
-    def spread(self, state: ModelState, particles: int) -> ModelState:
-        """The state [B, ...] as particles [B, P, ...]."""
-
-
 def imagine_by_steps(
-    model: SteppedModel,
+    model: Model,
     state: ModelState,
     actions: Tensor | Policy,
     particles: int,

@@ -8,7 +8,7 @@ A test of a new model is three lines::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.imagine import imagine_by_steps
-from mbrl_dynamics.interfaces import Budget, Capabilities, Model, Noise, Policy, Task
+from mbrl_dynamics.interfaces import Budget, Capabilities, Model, Noise, Task
+from mbrl_dynamics.models.observed import ObservationModel
 from mbrl_dynamics.spec import Element, Spec
 from mbrl_dynamics.transition import Transition
-from mbrl_dynamics.types import ModelState, Prediction, Rollout
+from mbrl_dynamics.types import ModelState, Prediction
 
 PERIOD = 0.1  # of the point mass [s]
 
@@ -35,7 +36,7 @@ def point_mass_spec() -> Spec:
     )
 
 
-class PointMass:
+class PointMass(ObservationModel):
     """The point mass as a task, and as its own exact model: every planner's and learner's yardstick.
 
     next = A obs + B action, reward = -(position² + 0.1 velocity² + 0.01 acceleration²).
@@ -49,7 +50,7 @@ class PointMass:
     max_steps = 100
 
     def __init__(self) -> None:
-        self.spec = point_mass_spec()
+        super().__init__(point_mass_spec())
         self._a, self._b = torch.from_numpy(self.A).float(), torch.from_numpy(self.B).float()
 
     def reward(self, obs: Any, action: Any, next_obs: Any) -> Any:
@@ -59,45 +60,10 @@ class PointMass:
     def terminated(self, next_obs: Any) -> None:
         """Never."""
 
-    def observe(
-        self,
-        state: Tensor | None,
-        action: Tensor | None,
-        obs: Mapping[str, Tensor],
-        first: Tensor | None = None,
-    ) -> Tensor:
-        """The observation is the state."""
-        return obs["vector"].float()
-
     def step(self, state: Tensor, action: Tensor, noise: Noise = None) -> Prediction:
         """The exact next state."""
         after = state @ self._a.T + action @ self._b.T
         return Prediction(after, after, reward=self.reward(state, action, after))
-
-    def imagine(
-        self,
-        state: Tensor,
-        actions: Tensor | Policy,
-        *,
-        particles: int | None = None,
-        horizon: int | None = None,
-        noise: Noise = None,
-        keep: Collection[str] = (),
-    ) -> Rollout:
-        """Step by step."""
-        return imagine_by_steps(self, state, actions, particles or 1, horizon, noise, keep)
-
-    def spread(self, state: Tensor, particles: int) -> Tensor:
-        """The state for each particle."""
-        return state.unsqueeze(1).expand(-1, particles, -1)
-
-    def feature(self, state: Tensor) -> Tensor:
-        """The state."""
-        return state
-
-    def decode(self, state: Tensor) -> Tensor:
-        """The state."""
-        return state
 
 
 def record(

@@ -1,0 +1,82 @@
+"""A base for models whose state is the observation: `step` and `fit` are all that is left to write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mbrl_dynamics.config import config
+from mbrl_dynamics.imagine import imagine_by_steps
+from mbrl_dynamics.interfaces import Capabilities, Noise, Policy
+from mbrl_dynamics.spec import Spec
+from mbrl_dynamics.types import Prediction, Rollout
+
+
+@config
+class NoConfig:
+    """Nothing to configure."""
+
+
+class ObservationModel(nn.Module):
+    """Predicts observations from observations, for users' models; see README.
+
+    Args:
+        spec: the interface whose dynamics are learned.
+        config: of the class in `Config`.
+        seed: of whatever is random.
+    """
+
+    Config: type = NoConfig
+    capabilities = Capabilities(differentiable=True)
+
+    def __init__(self, spec: Spec, config: Any = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config or self.Config()
+
+    def step(self, state: Tensor, action: Tensor, noise: Noise = None) -> Prediction:
+        """Predict the observation after `action` [..., A], given the one before [..., D], SI."""
+        raise NotImplementedError
+
+    def observe(
+        self,
+        state: Tensor | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        first: Tensor | None = None,
+    ) -> Tensor:
+        """The observation is the state."""
+        return obs["vector"].float()
+
+    def imagine(
+        self,
+        state: Tensor,
+        actions: Tensor | Policy,
+        *,
+        particles: int | None = None,
+        horizon: int | None = None,
+        noise: Noise = None,
+        keep: Collection[str] = (),
+    ) -> Rollout:
+        """Step by step."""
+        return imagine_by_steps(self, state, actions, particles or 1, horizon, noise, keep)
+
+    def spread(self, state: Tensor, particles: int) -> Tensor:
+        """The observation for each particle."""
+        return state.unsqueeze(1).expand(-1, particles, -1)
+
+    def feature(self, state: Tensor) -> Tensor:
+        """The observation."""
+        return state
+
+    def decode(self, state: Tensor) -> Tensor:
+        """The observation."""
+        return state
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a fit goes on with after a restart, beside the weights: nothing."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `training_state`."""
