@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.spec import Spec
-from mbrl_dynamics.types import Metrics, ModelState, Prediction, Rollout, Trajectory
+from mbrl_dynamics.types import Metrics, ModelState, Prediction, Rollout
 
 Array = Any  # a numpy array or a torch tensor
 Policy = Callable[[Tensor], Tensor]  # features [..., Z] -> actions [..., A]
@@ -113,10 +113,6 @@ class Model(Protocol):
 
     def decode(self, state: ModelState) -> Tensor | None:
         """The observation of a state [..., D], SI; None where the model has no decoder."""
-        ...
-
-    def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
-        """The loss to minimise, and what to log."""
         ...
 
     def fit(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import config
 from mbrl_dynamics.imagine import imagine_by_steps
-from mbrl_dynamics.interfaces import Capabilities, Noise, Policy
+from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.spec import Spec
-from mbrl_dynamics.types import Prediction, Rollout
+from mbrl_dynamics.types import Metrics, Prediction, Rollout
 
 
 @config
@@ -37,6 +38,12 @@ class ObservationModel(nn.Module):
 
     def step(self, state: Tensor, action: Tensor, noise: Noise = None) -> Prediction:
         """Predict the observation after `action` [..., A], given the one before [..., D], SI."""
+        raise NotImplementedError
+
+    def fit(
+        self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
+    ) -> Metrics:
+        """Train on a buffer; returns at least "train_loss" and "holdout_error"."""
         raise NotImplementedError
 
     def observe(
