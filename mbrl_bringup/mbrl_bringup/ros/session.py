@@ -56,15 +56,13 @@ class Session:
 
     def _episodes(self) -> None:
         client, demo = self._client, self._run.demo
-        client.wait_for(
-            lambda: all((client.spec, client.world, client.learner))
-        )  # nobody misses the first episode
+        client.wait_for(lambda: all((client.spec, client.world, client.learner)))
         assert client.spec is not None
         self.result = dataclasses.replace(self.result, control_period_s=client.spec.control_period)
         for index in range(demo.episodes):
             mode = "exploit" if index else "random"
             seed = SEEDS_APART * self.result.seed + index
-            self._keep(client.run_episode(mode, seed, wait_for_model=index > 0), index)
+            self._keep(client.run_episode(mode, seed, wait_for_model=True), index)
             if demo.early_stop and demo.solved(self.result.returns):
                 break
             if index + 1 < demo.episodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 from action_msgs.msg import GoalStatus
@@ -11,7 +12,7 @@ from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalRespons
 from mbrl_dynamics.ros.node import LATCHED_QOS
 from mbrl_dynamics.transition import Transition, WorldId
 from mbrl_msgs.action import Reset, RunEpisodes
-from mbrl_msgs.msg import LearnerStatus
+from mbrl_msgs.msg import LearnerStatus, WorldStatus
 from mbrl_planner.controller import EXPLOIT, EXPLORE, RANDOM
 from mbrl_planner.episodes import Ended, EpisodeRunner, Goal, Phase, Progress, Result
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mbrl_planner.ros.controller_node import ControllerNode
 
 TICK = 0.05  # [s]
+AUDIENCE_PATIENCE = 10.0  # how long the first episode waits for those who want to hear it [s]
 _MODES = {
     RunEpisodes.Goal.EXPLOIT: EXPLOIT,
     RunEpisodes.Goal.EXPLORE: EXPLORE,
@@ -44,6 +46,9 @@ class EpisodeServer:
         self._reset_goal: Any = None
         self._learner: LearnerStatus | None = None  # newest
         node.create_subscription(LearnerStatus, "learner_status", node.guarded(self._on_learner), LATCHED_QOS)
+        self._world: WorldStatus | None = None  # newest
+        self._patient_until = 0.0  # with an audience that is not complete; steady clock [s]
+        node.create_subscription(WorldStatus, "world_status", node.guarded(self._on_world), LATCHED_QOS)
         self._timer = node.steady_timer(TICK, self.tick)
         self._timer.cancel()
         self._reset = ActionClient(node, Reset, "reset")
@@ -101,6 +106,9 @@ class EpisodeServer:
     def _on_learner(self, msg: LearnerStatus) -> None:
         self._learner = msg
 
+    def _on_world(self, msg: WorldStatus) -> None:
+        self._world = msg
+
     def _on_goal(self, goal: RunEpisodes.Goal) -> GoalResponse:
         if not self.busy:
             return GoalResponse.ACCEPT
@@ -145,6 +153,7 @@ class EpisodeServer:
         node = self.node
         node.controller.mode = mode
         self._missed = node.statistics.missed
+        self._patient_until = time.monotonic() + AUDIENCE_PATIENCE
         self.runner = EpisodeRunner(goal, self, last=self._last, world_id=node.world_id)
         self._timer.reset()
         self.runner.start()
@@ -155,7 +164,18 @@ class EpisodeServer:
 
     def world_ready(self) -> bool:
         """See Host."""
-        return bool(self._reset.server_is_ready())
+        return bool(self._reset.server_is_ready()) and self._audience_complete()
+
+    def _audience_complete(self) -> bool:
+        """Whether the world reaches everybody who wants its States; with patience, yes.
+
+        A lock-step episode can be over before a node that has just started hears the world.
+        """
+        learner = self.runner is not None and self.runner.goal.wait_for_model
+        wanted = max(self.node.count_subscribers("state"), 2 if learner else 1)
+        present = self._learner is not None or not learner
+        reached = self._world is not None and self._world.listeners >= wanted
+        return (present and reached) or time.monotonic() > self._patient_until
 
     def model_covers(self, world_id: WorldId, episode: int) -> bool:
         """See Host."""

@@ -60,7 +60,7 @@ class SimNode(BaseNode):
         self._moved = True  # since the last display
         self._next_display = 0.0  # steady clock [s]
         self._make_publishers()
-        self._status = StatusReporter(self, self.world)
+        self._status = StatusReporter(self, self.world, self._state_publisher)
         self._make_subscriptions()
         self._tick_timer = self._make_timers()
         self._spec_publisher.publish(spec_to_msg(self.world.spec, self.world.world_id))

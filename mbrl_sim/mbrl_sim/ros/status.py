@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.publisher import Publisher
 
 from mbrl_dynamics.ros.convert import time_msg, world_id_field
 from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
@@ -22,8 +23,8 @@ class StatusReporter:
     the status of each second.
     """
 
-    def __init__(self, node: BaseNode, world: World) -> None:
-        self._node, self._world = node, world
+    def __init__(self, node: BaseNode, world: World, states: Publisher) -> None:
+        self._node, self._world, self._states = node, world, states
         self.world_id = world_id_field(world.world_id)
         self._publisher = node.create_publisher(WorldStatus, "world_status", LATCHED_QOS)
         self._diagnostics = node.create_publisher(DiagnosticArray, "diagnostics", 10)
@@ -37,6 +38,8 @@ class StatusReporter:
     def changed(self) -> None:
         """Publish the status if it is news."""
         world, now = self._world, time.monotonic()
+        if now - self._told_at < _SHORTEST:
+            return
         news = (
             world.status,
             world.paused,
@@ -44,8 +47,9 @@ class StatusReporter:
             world.desk.controller_id,
             world.desk.refused.total(),
             world.last_fault,
+            self._states.get_subscription_count(),
         )
-        if news != self._told and now - self._told_at >= _SHORTEST:
+        if news != self._told:
             self._told, self._told_at = news, now
             self._publisher.publish(self._message())
 
@@ -71,6 +75,7 @@ class StatusReporter:
             refused=desk.refused.total(),
             repeated=world.repeated,
             missed_steps=int(world.missed_steps),
+            listeners=self._states.get_subscription_count(),
             last_refusal=desk.last_refusal,
             last_fault=world.last_fault,
             real_time_factor=self._factor,
