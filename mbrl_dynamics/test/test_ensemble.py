@@ -25,10 +25,7 @@ def buffer():
     return record(lambda o, a: world.A @ o + world.B @ a, world.spec, episodes=6, steps=40)
 
 
-@pytest.mark.parametrize("propagation", ["tsinf", "expectation"])
-def test_contract(propagation):
-    if propagation == "expectation":
-        pytest.skip("its particles follow the mean, which is not step by step with members")
+def test_contract():
     check_model(lambda spec: Ensemble(spec, SMALL), budget=Budget(600))
 
 
