@@ -252,7 +252,10 @@ class Ensemble(nn.Module):
         return propagate(self._predictor(), self.config.propagation, state, actions, particles, noise, keep)
 
     def spread(self, state: EnsembleState, particles: int) -> EnsembleState:
-        """The state [B, D] as particles [B, P, D], each with the member that it keeps."""
+        """The state [B, D] as particles [B, P, D]; with TS-infinity, each with the member that it keeps.
+
+        Otherwise none is named, and `step` draws one if it has noise, or follows the members' mean.
+        """
         member = None
         if self.config.propagation == "tsinf":
             member = torch.arange(particles).remainder(self.elites).expand(len(state.obs), -1)
