@@ -41,8 +41,8 @@ class Plan:
 
     Attributes:
         actions: [B, H, A] what to do; row 0 now.
-        value: [B] predicted return of the best candidate (a planner that answers with a mean promises a little
-            more than it does).
+        value: [B] predicted return of the best candidate (a planner that answers with a mean promises a
+            little more than it does).
         guess: the warm start for the next plan.
         deadline_met: whether the search ended by itself, rather than at the deadline with the best so far.
         disagreement: [B] spread of the model's members along the plan [normalised]; None = unknown.
