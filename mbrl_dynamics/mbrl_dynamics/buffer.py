@@ -8,25 +8,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_dynamics.spec import Spec
-from mbrl_dynamics.transition import Transition
+from mbrl_dynamics.transition import Transition, WorldId
 from mbrl_dynamics.types import Trajectory
 
 
 class ReplayBuffer:
     """Grows without limit in main memory; one row a State.
 
-    A row is a State; a *step* is a pair of neighbouring rows that follow each other without a gap.
+    A *step* is a pair of States that follow each other without a gap. Several worlds may be added side by
+    side, one State of each in turn: every row knows which row it follows.
     """
 
     def __init__(self, spec: Spec, capacity: int = 1024) -> None:
         self.spec = spec
         self._rows = 0
         self._length = 0
-        self._last: Transition | None = None
+        self._newest: dict[WorldId, tuple[Transition, int]] = {}  # of each world: its last State and row
         self._steps: NDArray[np.int64] = np.zeros(capacity, np.int64)  # rows that end a step
-        self._runs: NDArray[np.int64] = np.zeros(
+        self._before: NDArray[np.int64] = np.zeros(
             capacity, np.int64
-        )  # for each row: where its unbroken run begins
+        )  # row that a row follows; itself = none
         self._obs: NDArray[np.float32] = np.zeros((capacity, spec.observation_dim), np.float32)
         self._action: NDArray[np.float32] = np.zeros((capacity, spec.inner_action_dim), np.float32)
         self._reward: NDArray[np.float32] = np.zeros(capacity, np.float32)
@@ -51,9 +52,10 @@ class ReplayBuffer:
         fault = transition.fault(self.spec)
         if fault:
             raise ValueError(fault)
-        if self._last is not None and transition.key == self._last.key:
+        last, before = self._newest.get(transition.world_id, (None, 0))
+        if last is not None and transition.key == last.key:
             return False  # a repeated State
-        joined = transition.follows(self._last)
+        joined = transition.follows(last)
         self.episodes += transition.first
         self.gaps += not joined and not transition.first
         row = self._rows
@@ -67,8 +69,8 @@ class ReplayBuffer:
             self._length += 1
         for name, image in transition.images.items():
             self._images[name].append(image)
-        self._runs[row] = self._runs[row - 1] if joined else row
-        self._last = transition
+        self._before[row] = before if joined else row
+        self._newest[transition.world_id] = transition, row
         self._rows += 1
         return joined
 
@@ -87,12 +89,12 @@ class ReplayBuffer:
 
     def slices(self, steps: NDArray[np.int64], length: int = 1) -> Trajectory:
         """The slices of `length` steps that end with the given steps (0 .. len(self)-1)."""
-        ends = self._steps[: self._length][steps]
-        begins = self._runs[ends]
-        rows = ends[:, None] + np.arange(-length, 1)  # [B, T+1]
-        valid = rows[:, 1:] > begins[:, None]
-        rows = np.maximum(rows, begins[:, None])
+        rows = np.empty((len(steps), length + 1), np.int64)  # [B, T+1]
+        rows[:, -1] = self._steps[: self._length][steps]
+        for t in reversed(range(length)):
+            rows[:, t] = self._before[rows[:, t + 1]]
         done = rows[:, 1:]
+        valid = rows[:, :-1] != done
         obs = {"vector": _tensor(self._obs[rows])}
         for name, images in self._images.items():
             obs[name] = _tensor(
@@ -103,7 +105,7 @@ class ReplayBuffer:
             action=_tensor(self._action[done]),
             reward=_tensor(self._reward[done]),
             terminated=_tensor(self._terminated[done] & valid),
-            first=_tensor(rows[:, :-1] == begins[:, None]),
+            first=_tensor(self._before[rows[:, :-1]] == rows[:, :-1]),
             valid=_tensor(valid),
             extras={"index": _tensor(np.searchsorted(self._steps[: self._length], done))},
         )
@@ -115,7 +117,7 @@ class ReplayBuffer:
     def _grow(self, rows: int) -> None:
         capacity = len(self._obs)
         if rows > capacity:
-            for name in ("_obs", "_action", "_reward", "_terminated", "_steps", "_runs"):
+            for name in ("_obs", "_action", "_reward", "_terminated", "_steps", "_before"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
 

@@ -36,3 +36,21 @@ def find(kind: str, name: str) -> Any:
         return entry.load()
     except ImportError as error:
         raise UserError(f"cannot load {singular} '{name}': {error}") from error
+
+
+def make_task(name: str, action_repeat: int = 0) -> Any:
+    """Make the task of a name.
+
+    Args:
+        name: as for `find`.
+        action_repeat: frames in a control period; 0 = as the task says.
+
+    Raises:
+        UserError: there is none of that name, or it cannot be made so.
+    """
+    factory = find("tasks", name)
+    options = {"action_repeat": action_repeat} if action_repeat else {}
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise UserError(f"task '{name}' cannot be made with {options or 'no arguments'}: {error}") from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.interfaces import Budget
+from mbrl_dynamics.training_state import load_optimizer, optimizer_tensors
 from mbrl_dynamics.types import Metrics, Trajectory
 
 EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
@@ -98,21 +99,12 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Optimiser and random numbers as flat tensors."""
-        state = {"generator": self._generator.get_state()}
-        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
-            for name, value in self.optimizer.state[parameter].items():
-                state[f"optimizer.{i}.{name}"] = value.detach().clone()
-        return state
+        return {"generator": self._generator.get_state(), **optimizer_tensors(self.optimizer)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self.optimizer.state.clear()
         self._generator.set_state(state["generator"])
-        for i, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
-            prefix = f"optimizer.{i}."
-            found = {k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)}
-            if found:
-                self.optimizer.state[parameter] = found
+        load_optimizer(self.optimizer, state)
 
     def _descend(self, buffer: ReplayBuffer, train: NDArray[np.int64], steps: int) -> float:
         """Some gradient steps; returns the mean loss."""
