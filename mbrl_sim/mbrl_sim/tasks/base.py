@@ -14,6 +14,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
+from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Element, Spec
 
 Array = Any  # a numpy array or a torch tensor
@@ -28,6 +29,13 @@ class MujocoTask:
 
     Observations are [..., D] in SI units, actions [..., A] scaled to [-1, 1]; numpy or torch alike.
     A task may also define `after_step(model, data)`, called after each physics step.
+
+    Args:
+        action_repeat: frames in a control period; None = as the task says. `max_steps` is scaled with it, so
+            that an episode lasts as long.
+
+    Raises:
+        UserError: `action_repeat` is less than 1.
     """
 
     name: ClassVar[str]
@@ -35,10 +43,15 @@ class MujocoTask:
     observation: ClassVar[tuple[Element, ...]]
     action: ClassVar[tuple[Element, ...]]  # limits = gear x ctrlrange of the MJCF's actuators
     frame: ClassVar[float]  # time between two measured rewards, a multiple of the MJCF's timestep [s]
-    action_repeat: ClassVar[int] = 1  # frames in a control period
+    action_repeat: int = 1  # frames in a control period
     max_steps: int = 1000  # control periods until an episode is truncated [steps]
 
-    def __init__(self) -> None:
+    def __init__(self, action_repeat: int | None = None) -> None:
+        if action_repeat is not None:
+            if action_repeat < 1:
+                raise UserError(f"action_repeat is {action_repeat}, but it must be at least 1")
+            self.max_steps = max(1, round(self.max_steps * self.action_repeat / action_repeat))
+            self.action_repeat = action_repeat
         self.spec = Spec(
             task=self.name,
             observation=self.observation,
