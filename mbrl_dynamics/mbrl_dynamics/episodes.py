@@ -62,7 +62,7 @@ class EpisodeStore:
         self._writer: Writer | None = None
         self._channels: dict[str, int] = {}
         self._spec = spec
-        self._world: WorldId | None = None  # announced in this file
+        self._worlds: set[WorldId] = set()  # announced in this file
         prepare(folder)
         try:
             for path in files(folder):
@@ -77,8 +77,9 @@ class EpisodeStore:
 
     def announce(self, spec: Spec, world_id: WorldId) -> None:
         """A world says what its observations and actions mean."""
-        if (spec, world_id) != (self._spec, self._world):
-            self._spec, self._world = spec, world_id
+        if spec != self._spec or world_id not in self._worlds:
+            self._spec = spec
+            self._worlds.add(world_id)
             self._write("spec", wire.encode_spec(spec, world_id), time.time())
 
     def add(self, transition: Transition) -> None:
@@ -93,7 +94,8 @@ class EpisodeStore:
     def close(self) -> None:
         """Finish the file; a later record begins another."""
         writer, file = self._writer, self._file
-        self._writer = self._file = self._world = None
+        self._writer = self._file = None
+        self._worlds = set()
         if writer is None or file is None:
             return
         try:

@@ -53,7 +53,7 @@ class Stack(nn.Module):
         x = x.expand(members, -1, -1) if x.ndim == 2 else x
         for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
             x = torch.baddbmm(bias, x, weight)
-            x = F.silu(F.layer_norm(x, x.shape[-1:]) if self.norm else x)
+            x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.norm else x)
         return torch.baddbmm(self.biases[-1], x, self.weights[-1])
 
 
@@ -106,8 +106,8 @@ class GaussianPolicy(nn.Module):
 def tanh_gaussian_log_prob(raw: Tensor, normal: Tensor, log_std: Tensor) -> Tensor:
     """Log density [...] of tanh(raw), where raw = mean + exp(log_std) normal, all [..., A].
 
-    The correction log(1 - tanh(u)^2) is written as 2 (log 2 - u - softplus(-2 u)), which does not cancel where
-    tanh saturates (Haarnoja et al., 2018, appendix C, equation 21).
+    The correction log(1 - tanh(u)^2) is written as 2 (log 2 - u - softplus(-2 u)), which does not cancel
+    where tanh saturates (Haarnoja et al., 2018, appendix C, equation 21).
     """
     gaussian = -0.5 * normal.square() - log_std - 0.5 * math.log(2.0 * math.pi)
     correction = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
