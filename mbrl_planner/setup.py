@@ -15,6 +15,10 @@ setup(
         "console_scripts": [
             "planner_node = mbrl_planner.ros.planner_node:main",
         ],
+        "mbrl.agents": [
+            "mbpo = mbrl_planner.agents.mbpo:MBPO",
+            "sac = mbrl_planner.agents.sac:SAC",
+        ],
         "mbrl.planners": [
             "cem = mbrl_planner.planners.cem:CEM",
             "icem = mbrl_planner.planners.icem:ICEM",

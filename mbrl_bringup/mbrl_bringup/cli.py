@@ -1,4 +1,4 @@
-"""The `mbrl` command:  mbrl up | demo | report | status | list"""
+"""The `mbrl` command:  mbrl up | demo | train | report | status | list"""
 
 from __future__ import annotations
 
@@ -75,6 +75,27 @@ def _demo(values: dict[str, Any]) -> int:
     return run_demo({name: value for name, value in values.items() if name not in own}, options, _BEGAN)
 
 
+def _train(values: dict[str, Any]) -> int:
+    from mbrl_bringup.train_command import run_training
+    from mbrl_bringup.train_config import TrainOptions
+    from mbrl_dynamics.config import build
+
+    parameters = dict(_assignment(text) for text in values.pop("param", []))
+    own = {field.name for field in dataclasses.fields(TrainOptions)}
+    options = build(TrainOptions, {name: value for name, value in values.items() if name in own})
+    return run_training(
+        {name: value for name, value in values.items() if name not in own}, parameters, options
+    )
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    """A parameter as `ros2 run` takes it: name:=value."""
+    name, sign, value = text.partition(":=")
+    if not sign:
+        raise UserError(f"argument '-p {text}' must be name:=value, as in mbpo.replay_ratio:=10")
+    return name, value
+
+
 def _report(values: dict[str, Any]) -> int:
     from mbrl_bringup.report import write_report
 
@@ -100,6 +121,7 @@ def _list(values: dict[str, Any]) -> int:
 _COMMANDS: dict[str, tuple[str, Any]] = {
     "up": ("start the whole stack; Ctrl-C ends it", _up),
     "demo": ("start the stack, learn a task from nothing, and write a report", _demo),
+    "train": ("let an agent learn a policy in lock-step, without ROS", _train),
     "report": ("write the report of a run's folder again", _report),
     "status": ("say how a running stack is doing", _status),
     "list": ("list installed tasks, models, planners and agents", _list),
@@ -109,6 +131,7 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     from mbrl_bringup.demo import DemoConfig
     from mbrl_bringup.stack import StackConfig
+    from mbrl_bringup.train_config import TrainConfig, TrainOptions
 
     parser = _Parser(prog="mbrl", description="Model-based reinforcement learning on ROS 2.")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -121,6 +144,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     _add_options(commands["up"], StackConfig)
     _add_options(commands["demo"], StackConfig, without=("episodes", "run_dir", "record", "mode"))
     _add_options(commands["demo"], DemoConfig)
+    _add_options(commands["train"], TrainConfig)
+    _add_options(commands["train"], TrainOptions)
+    commands["train"].add_argument(
+        "-p",
+        "--param",
+        action="append",
+        metavar="NAME:=VALUE",
+        help="a parameter of the agent or its model, for example -p mbpo.replay_ratio:=10; may be repeated",
+    )
     commands["report"].add_argument("folder", help="folder of the run, for example runs/<time>-<task>")
     commands["status"].add_argument("--namespace", help="of the stack; empty = none")
     commands["status"].add_argument(
@@ -163,7 +195,7 @@ def _metavar(name: str, kind: Any) -> str:
     choices = [choice for leaf in _leaves(kind) for choice in typing.get_args(leaf)]
     if choices:
         return "|".join(map(str, choices))
-    if name in ("task", "model", "planner"):
+    if name in ("task", "model", "planner", "agent"):
         return "|".join(names(f"{name}s")) or "NAME"
     return next((leaf.__name__.upper() for leaf in _leaves(kind) if leaf in (int, float)), "TEXT")
 

@@ -139,7 +139,7 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
     namespace = _namespace(stack.namespace)
     wanted = ["sim_node"] if stack.mode == "free" else list(nodes.NODES)
     parameters = nodes.arguments_as_parameters(stack)
-    files = [path for path in (_task_file(stack.task), _params_file(stack.params_file)) if path is not None]
+    files = [path for path in (task_file(stack.task), params_file(stack.params_file)) if path is not None]
     for path in files:
         _check_sections(path, namespace)
     processes = []
@@ -220,12 +220,18 @@ def share(path: str) -> Path:
     return Path(get_package_share_directory("mbrl_bringup")) / path
 
 
-def _task_file(task: str) -> Path | None:
+def task_file(task: str) -> Path | None:
+    """The parameters that come with a task; None = there are none."""
     path = share(f"config/{task}.yaml")
     return path if ":" not in task and path.exists() else None
 
 
-def _params_file(name: str) -> Path | None:
+def params_file(name: str) -> Path | None:
+    """A parameters file that the user named; None = no name.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if not name:
         return None
     path = Path(name).expanduser()

@@ -63,7 +63,7 @@ def test_particles_spread_as_the_members_say(buffer, propagation):
             .obs[0, :, :, 1]
             .flatten(0, 1)
         )
-        _, std = model._predictor()(torch.cat([obs, action], -1).expand(3, -1, -1))
+        std = model._predictor()(torch.cat([obs, action], -1).expand(3, -1, -1))[1]
     got = sorted(tuple(x.tolist()) for x in rollout.obs[0, 0, :, 1])
     want = sorted(tuple(x.tolist()) for x in each for _ in range(2))
     assert np.allclose(got, want, atol=1e-5)

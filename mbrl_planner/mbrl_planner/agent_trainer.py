@@ -108,7 +108,21 @@ class AgentTrainer:
         Returns:
             The agent's metrics; empty if nothing was owed or it was undone.
         """
-        metrics = self.agent.update(self.buffer, model, env_steps=self.env_steps, limit=limit)
+        return self._checked(
+            self.agent.update(self.buffer, model, env_steps=self.env_steps, limit=limit)
+        )
+
+    def advance(self, model: Model | None, count: int) -> Metrics:
+        """As `update`, but `count` gradient steps whether owed or not: learning offline.
+
+        Raises:
+            UserError: there is nothing to learn from.
+        """
+        if not self.env_steps:
+            raise UserError("the dataset is empty: there are no steps to learn from")
+        return self._checked(self.agent.advance(self.buffer, model, count))
+
+    def _checked(self, metrics: Metrics) -> Metrics:
         bad = next((name for name, value in metrics.items() if not math.isfinite(value)), "")
         if not bad and metrics and time.monotonic() - self._good_at > GUARD_PERIOD:
             bad = self.keep_good()

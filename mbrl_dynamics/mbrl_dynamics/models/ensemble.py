@@ -7,6 +7,7 @@ its own bootstrap sample, so that members agree where there is data and disagree
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -58,10 +59,19 @@ class EnsembleConfig:
     bound_penalty: Annotated[float, Field(ge=0, description="weight of the variance bounds' penalty [1]")] = (
         0.01
     )
+    rewards: Annotated[
+        bool, Field(description="learn the reward too, where the task does not tell it as a function")
+    ] = False
+    terminations: Annotated[
+        bool, Field(description="learn too when the task ends, where it does not tell that as a function")
+    ] = False
 
 
 class Ensemble(nn.Module):
     """PETS' probabilistic ensemble; each member an MLP with SiLU, all computed as one batched product.
+
+    The change of each observation element is a Gaussian; so is the reward, and whether the task ends is a
+    probability, where these are learned too.
 
     Args:
         spec: the interface whose dynamics are learned.
@@ -81,8 +91,11 @@ class Ensemble(nn.Module):
         self.members = self.config.members
         self.elites = min(self.config.elites or self.members, self.members)
         generator = torch.Generator().manual_seed(seed)
+        self.capabilities = replace(Ensemble.capabilities, rewards=self.config.rewards)
         inputs, outputs = spec.observation_dim + spec.inner_action_dim, spec.observation_dim
-        sizes = [inputs, *self.config.hidden, 2 * outputs]
+        outputs += self.config.rewards
+        self.outputs = outputs  # O: the changes, then the reward if it is learned
+        sizes = [inputs, *self.config.hidden, 2 * outputs + self.config.terminations]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             weight = torch.empty(self.members, fan_in, fan_out)
@@ -100,14 +113,21 @@ class Ensemble(nn.Module):
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of normalised deltas, [E, M, D], for inputs [M, D] and [M, A]."""
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For inputs [M, D] and [M, A]: mean and log variance of normalised outputs, [E, M, O], and the logit
+        of termination, [E, M, 0 or 1].
+        """
         x = self.input_normalizer(torch.cat([obs, action], dim=-1)).expand(self.members, -1, -1)
         *hidden, last = zip(self.weights, self.biases, strict=True)
         for weight, bias in hidden:
             x = F.silu(torch.baddbmm(bias, x, weight))
-        mean, log_var = torch.baddbmm(last[1], x, last[0]).chunk(2, dim=-1)
-        return mean, self.bounded(log_var)
+        mean, log_var, ending = self.split(torch.baddbmm(last[1], x, last[0]))
+        return mean, self.bounded(log_var), ending
+
+    def split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the last layer gives: means and log variances [..., O], logit of termination [..., 0 or 1]."""
+        size = self.outputs
+        return out[..., :size], out[..., size : 2 * size], out[..., 2 * size :]
 
     def bounded(self, log_var: Tensor) -> Tensor:
         """Soft bounds on the log variance (PETS, appendix A.1)."""
@@ -115,16 +135,31 @@ class Ensemble(nn.Module):
         return self.min_log_var + F.softplus(log_var - self.min_log_var)
 
     def targets(self, batch: Trajectory) -> tuple[Tensor, Tensor, Tensor]:
-        """Observations [M, D], actions [M, A] and normalised deltas [M, D] of a batch, flattened."""
+        """Observations [M, D], actions [M, A] and normalised outputs [M, O] of a batch, flattened.
+
+        A reward that is not known is NaN.
+        """
         obs = batch.obs["vector"]
-        delta = self.delta_normalizer(obs[:, 1:] - obs[:, :-1])
-        return obs[:, :-1].flatten(0, 1), batch.action.flatten(0, 1), delta.flatten(0, 1)
+        target = self.delta_normalizer(self.changes(batch))
+        return obs[:, :-1].flatten(0, 1), batch.action.flatten(0, 1), target
+
+    def changes(self, batch: Trajectory) -> Tensor:
+        """What is to be predicted, in its own units: changes of the observation, and the reward, [M, O]."""
+        obs = batch.obs["vector"]
+        change = (obs[:, 1:] - obs[:, :-1]).flatten(0, 1)
+        if self.config.rewards:
+            change = torch.cat([change, batch.reward.reshape(-1, 1)], dim=-1)
+        return change
 
     def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
         """Gaussian negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
         obs, action, target = self.targets(batch)
-        mean, log_var = self(obs, action)
-        nll = ((mean - target).square() * torch.exp(-log_var) + log_var).mean(-1)  # [E, M]
+        mean, log_var, ending = self(obs, action)
+        nll = (mean - target).square() * torch.exp(-log_var) + log_var
+        nll = torch.where(target.isnan(), 0.0, nll).mean(-1)  # [E, M]
+        if self.config.terminations:
+            ended = batch.terminated.flatten().float().expand(self.members, -1)
+            nll = nll + F.binary_cross_entropy_with_logits(ending.squeeze(-1), ended, reduction="none")
         weight = self.bootstrap(batch.extras["index"].flatten()) * batch.valid.flatten()
         fit = (nll * weight).sum() / len(target)
         bounds = (self.max_log_var - self.min_log_var).sum()
@@ -150,7 +185,7 @@ class Ensemble(nn.Module):
         would by itself decide when to stop.
         """
         obs, action, target = self.targets(batch)
-        return (self(obs, action)[0] - target).abs().mean((-1, -2))
+        return (self(obs, action)[0] - target).abs().nanmean((-1, -2))
 
     def fit(
         self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
@@ -172,17 +207,18 @@ class Ensemble(nn.Module):
         ]
         obs = data.obs["vector"]
         self.input_normalizer.measure(torch.cat([obs[:, :-1], data.action], dim=-1).flatten(0, 1))
-        self.delta_normalizer.measure((obs[:, 1:] - obs[:, :-1]).flatten(0, 1))
+        changes = self.changes(data)
+        self.delta_normalizer.measure(changes[changes.isfinite().all(-1)])
         mean, std = self.input_normalizer.mean, self.input_normalizer.std
         shift = (mean - old[0]) / old[1]
         self.biases[0] += torch.einsum("i,eio->eo", shift, self.weights[0]).unsqueeze(1)
         self.weights[0] *= (std / old[1])[:, None]
         ratio = old[3] / self.delta_normalizer.std
-        size = self.spec.observation_dim
+        size = self.outputs
         self.weights[-1][..., :size] *= ratio
         self.biases[-1][..., :size] *= ratio
         self.biases[-1][..., :size] += (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
-        for log_var in (self.biases[-1][..., size:], self.max_log_var, self.min_log_var):
+        for log_var in (self.biases[-1][..., size : 2 * size], self.max_log_var, self.min_log_var):
             log_var += 2 * torch.log(ratio)
 
     def training_state(self) -> dict[str, Tensor]:
@@ -218,20 +254,27 @@ class Ensemble(nn.Module):
         shape, size = state.obs.shape[:-1], self.spec.observation_dim
         obs = state.obs.reshape(-1, size)
         inputs = torch.cat([obs, action.reshape(len(obs), -1)], dim=-1)
-        delta, std = self._predictor()(inputs.expand(self.elites, -1, -1))
-        disagreement = (delta.std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
+        delta, std, ending = self._predictor()(inputs.expand(self.elites, -1, -1))
+        disagreement = (delta[..., :size].std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
         member = None if state.member is None else state.member.reshape(-1)
         if member is None and noise is not None:
-            member = torch.randint(self.elites, (len(obs),), generator=noise)
+            member = torch.randint(self.elites, (len(obs),), generator=noise, device=obs.device)
         if member is None:
-            change = delta.mean(0)
+            change, ending = delta.mean(0), ending.mean(0)
         else:
-            rows = torch.arange(len(obs))
-            change = delta[member, rows]
+            rows = torch.arange(len(obs), device=obs.device)
+            change, ending = delta[member, rows], ending[member, rows]
             if noise is not None:
-                change = change + std[member, rows] * torch.randn(change.shape, generator=noise)
-        after = self.project(obs + change).reshape(*shape, size)
-        return Prediction(EnsembleState(after, state.member), after, disagreement=disagreement.reshape(shape))
+                drawn = torch.randn(change.shape, generator=noise, device=obs.device)
+                change = change + std[member, rows] * drawn
+        after = self.project(obs + change[:, :size]).reshape(*shape, size)
+        return Prediction(
+            EnsembleState(after, state.member),
+            after,
+            reward=change[:, size].reshape(shape) if self.config.rewards else None,
+            alive=torch.sigmoid(-ending).reshape(shape) if self.config.terminations else None,
+            disagreement=disagreement.reshape(shape),
+        )
 
     def imagine(
         self,
@@ -245,9 +288,9 @@ class Ensemble(nn.Module):
     ) -> Rollout:
         """Roll candidates [B, N, H, A] through the members; by default one particle a member.
 
-        Reward is zero: this model predicts observations only (see models/with_task.py).
+        Reward is zero where it is not learned (see models/with_task.py).
         """
-        if callable(actions) or torch.is_grad_enabled():
+        if callable(actions) or torch.is_grad_enabled() or self.config.terminations:
             return imagine_by_steps(self, state, actions, particles or self.elites, horizon, noise, keep)
         return propagate(self._predictor(), self.config.propagation, state, actions, particles, noise, keep)
 

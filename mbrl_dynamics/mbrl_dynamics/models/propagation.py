@@ -40,28 +40,31 @@ class Predictor:
         elite = torch.argsort(model.holdout_errors, stable=True)[: model.elites]
         self.weights = [weight[elite] for weight in model.weights]
         self.biases = [bias[elite] for bias in model.biases]
-        self.members, self.size = model.elites, model.spec.observation_dim
+        self.members, self.size, self.outputs = model.elites, model.spec.observation_dim, model.outputs
         self.circles = model.spec.circles
         self.scale = model.input_normalizer.std[: self.size]
         mean, std, delta = model.input_normalizer.mean, model.input_normalizer.std, model.delta_normalizer
         self.weights[0] = self.weights[0] / std[:, None]
         self.biases[0] = self.biases[0] - torch.einsum("i,eio->eo", mean, self.weights[0]).unsqueeze(1)
-        ones = torch.ones_like(delta.std)
-        self.weights[-1] = self.weights[-1] * torch.cat([delta.std, ones])
-        self.biases[-1] = self.biases[-1] * torch.cat([delta.std, ones]) + torch.cat([delta.mean, 0 * ones])
-        self._bounded, self._delta_std = model.bounded, delta.std
+        ones = torch.ones(self.weights[-1].shape[-1] - self.outputs)  # variances, termination
+        self.weights[-1] = self.weights[-1] * torch.cat([delta.std, ones.to(delta.std)])
+        self.biases[-1] = self.biases[-1] * torch.cat([delta.std, ones.to(delta.std)])
+        self.biases[-1] = self.biases[-1] + torch.cat([delta.mean, 0 * ones.to(delta.std)])
+        self._bounded, self._split, self._delta_std = model.bounded, model.split, delta.std
         # Without noise nobody reads the variances: half of the last layer is left out.
-        self._mean_weight = self.weights[-1][..., : self.size].contiguous()
-        self._mean_bias = self.biases[-1][..., : self.size].contiguous()
+        self._mean_weight = self.weights[-1][..., : self.outputs].contiguous()
+        self._mean_bias = self.biases[-1][..., : self.outputs].contiguous()
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [E, M, D] of the change, for inputs [E, M, D + A]."""
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For inputs [E, M, D + A]: mean and standard deviation of the change and of the reward if that is
+        learned, [E, M, O], and the logit of termination, [E, M, 0 or 1].
+        """
         out = torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1])
-        mean, log_var = out[..., : self.size], out[..., self.size :]
-        return mean, self._delta_std * torch.exp(0.5 * self._bounded(log_var))
+        mean, log_var, ending = self._split(out)
+        return mean, self._delta_std * torch.exp(0.5 * self._bounded(log_var)), ending
 
     def mean(self, x: Tensor) -> Tensor:
-        """Only the mean [E, M, D]."""
+        """Only the mean [E, M, O]."""
         return torch.baddbmm(self._mean_bias, self._hidden(x), self._mean_weight)
 
     def _hidden(self, x: Tensor) -> Tensor:
@@ -102,16 +105,22 @@ def propagate(
     x = actions.new_empty(members, rows, size + width)
     x[..., :size] = path[0]
     obs = x[..., :size]
+    reward = actions.new_zeros(horizon, members, rows)
     for t in range(horizon):
         x[..., size:] = plan[t]
-        obs += _change(net, method, x, noise)
+        change = _change(net, method, x, noise)
+        obs += change[..., :size]
+        if net.outputs > size:
+            reward[t] = change[..., size]
         net.project_(obs)
         path[t + 1] = obs
     futures = path.view(horizon + 1, members, batch, candidates, share, size)
     ones = actions.new_ones(batch, candidates, members * share, horizon)
     obs = futures.permute(2, 3, 1, 4, 0, 5).reshape(batch, candidates, members * share, horizon + 1, size)
     return Rollout(
-        reward=torch.zeros_like(ones),
+        reward=reward.view(horizon, members, batch, candidates, share)
+        .permute(2, 3, 1, 4, 0)
+        .reshape(ones.shape),
         alive=ones,
         disagreement=_disagreement(futures[1:], net.scale) if members * share > 1 else None,
         last=EnsembleState(obs[..., -1, :]),
@@ -138,7 +147,7 @@ def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
     if noise is None:
         change = net.mean(x)
     else:
-        change, std = net(x)
+        change, std, _ = net(x)
         change = change.addcmul(std, torch.randn(std.shape, generator=noise))
     if order is not None:
         change = (

@@ -132,6 +132,10 @@ class PolicyAgent(nn.Module):
         count = min(self.owed(env_steps), limit)
         if count <= 0 or (self.model and model is None):
             return {}
+        return self.advance(buffer, model, count)
+
+    def advance(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
+        """Make `count` gradient steps, owed or not (as when learning offline), and count them."""
         metrics = self.learn(buffer, model, count)
         self.updates += count
         return metrics
