@@ -16,8 +16,11 @@ setup(
             "planner_node = mbrl_planner.ros.planner_node:main",
         ],
         "mbrl.agents": [
+            "mba = mbrl_planner.agents.mba:MBA",
             "mbpo = mbrl_planner.agents.mbpo:MBPO",
+            "mve = mbrl_planner.agents.mve:MVE",
             "sac = mbrl_planner.agents.sac:SAC",
+            "svg = mbrl_planner.agents.svg:SVG",
         ],
         "mbrl.planners": [
             "cem = mbrl_planner.planners.cem:CEM",

@@ -306,10 +306,11 @@ class Ensemble(nn.Module):
 
     def _predictor(self) -> Predictor:
         """The predicting members with the normalisers folded in, made once a fit."""
-        if torch.is_grad_enabled():  # a gradient with respect to the weights must reach them
+        if torch.is_grad_enabled() and self.weights[0].requires_grad:  # a gradient must reach the weights
             return Predictor(self)
         if self._folded is None:
-            self._folded = Predictor(self)
+            with torch.no_grad():
+                self._folded = Predictor(self)
         return self._folded
 
     def project(self, obs: Tensor) -> Tensor:

@@ -99,8 +99,8 @@ class MBPO(SAC):
 
         A rollout ends where the model says that the episode does.
         """
-        index = torch.randint(len(buffer), (self.config.branches,), generator=self.generator)
-        start = {k: v[:, 0].to(self.device) for k, v in buffer.slices(index.numpy()).obs.items()}
+        slices = buffer.slices(self.starts(buffer).cpu().numpy())
+        start = {k: v[:, 0].to(self.device) for k, v in slices.obs.items()}
         state = model.observe(None, None, start)
         obs: Tensor = start["vector"]
         going = torch.ones(len(obs), dtype=torch.bool, device=self.device)
@@ -122,6 +122,11 @@ class MBPO(SAC):
             parts.append(Batch(*(values[sound] for values in step)))
             state, obs, going = ahead.state, ahead.obs, sound & going_on
         return Batch(*(torch.cat(steps) for steps in zip(*parts, strict=True)))
+
+    def starts(self, buffer: ReplayBuffer) -> Tensor:
+        """Positions of the steps from whose first States rollouts branch off."""
+        size = (self.config.branches,)
+        return torch.randint(len(buffer), size, generator=self.generator, device=self.device)
 
 
 def rollout_length(env_steps: int, horizon: tuple[int, int], growth: tuple[int, int]) -> int:

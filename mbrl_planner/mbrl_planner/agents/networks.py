@@ -58,17 +58,22 @@ class Stack(nn.Module):
 
 
 class Critic(nn.Module):
-    """E action values Q(feature, action) (REDQ's and SAC's ensemble)."""
+    """E action values Q(feature, action), computed in units of `scale`, so that a network that has learned
+    nothing is not orders of magnitude away from the values of a task.
+    """
+
+    scale: Tensor
 
     def __init__(
         self, members: int, features: int, actions: int, hidden: Sequence[int], *, norm: bool
     ) -> None:
         super().__init__()
         self.net = Stack(members, features + actions, hidden, 1, norm=norm)
+        self.register_buffer("scale", torch.ones(()))  # [reward]
 
     def forward(self, feature: Tensor, action: Tensor) -> Tensor:
         """Values [E, M] for features [M, Z] and actions [M, A]."""
-        return self.net(torch.cat([feature, action], dim=-1)).squeeze(-1)
+        return self.scale * self.net(torch.cat([feature, action], dim=-1)).squeeze(-1)
 
 
 class GaussianPolicy(nn.Module):

@@ -103,9 +103,14 @@ class SAC(PolicyAgent):
         return self.descend_on(self.real(buffer, count))
 
     def begin(self, buffer: ReplayBuffer) -> None:
-        """Measure the observations, before the first gradient step."""
-        if not self.updates:
-            self.normalizer.measure(buffer.all().obs["vector"][:, 0].to(self.device))
+        """Measure observations and rewards, before the first gradient step."""
+        if self.updates:
+            return
+        data = buffer.all()
+        self.normalizer.measure(data.obs["vector"][:, 0].to(self.device))
+        steps = 1.0 / max(1.0 - self.config.discount, 1e-3)  # that a value adds up
+        for critic in (self.critic, self.target_critic):
+            critic.scale.fill_(max(1.0, steps * float(data.reward.abs().nanmean())))
 
     def real(self, buffer: ReplayBuffer, count: int, size: int = 0) -> Iterable[Batch]:
         """Minibatches of `size` (0 = the configured one) replayed transitions."""
@@ -139,7 +144,7 @@ class SAC(PolicyAgent):
         """Fit the critics to the target (equations 5 and 6), then let the target critics follow."""
         target = self.target(batch)
         values = self.critic(batch.feature, batch.action)
-        loss = 0.5 * (values - target).square().mean(-1).sum()
+        loss = 0.5 * ((values - target) / self.critic.scale).square().mean(-1).sum()
         descend(loss, self.optimizers["critic"])
         follow(self.target_critic, self.critic, self.config.target_rate)
         return {"critic_loss": loss.detach(), "value": values.detach().mean()}
