@@ -17,6 +17,7 @@ setup(
         ],
         "mbrl.models": [
             "ensemble = mbrl_dynamics.models.ensemble:Ensemble",
+            "tdmpc = mbrl_dynamics.models.tdmpc:LatentDynamics",
         ],
     },
 )

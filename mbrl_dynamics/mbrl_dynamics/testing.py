@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.imagine import imagine_by_steps
@@ -21,7 +22,7 @@ from mbrl_dynamics.interfaces import Budget, Capabilities, Model, Noise, Task
 from mbrl_dynamics.models.observed import ObservationModel
 from mbrl_dynamics.spec import Element, Spec
 from mbrl_dynamics.transition import Transition
-from mbrl_dynamics.types import ModelState, Prediction
+from mbrl_dynamics.types import ModelState, Prediction, Rollout
 
 PERIOD = 0.1  # of the point mass [s]
 
@@ -73,6 +74,7 @@ def record(
     steps: int,
     seed: int = 0,
     start: float = 1.0,
+    reward: Callable[[np.ndarray, np.ndarray, np.ndarray], float] = lambda *_: float("nan"),
 ) -> ReplayBuffer:
     """A buffer of random behaviour: `step(obs, scaled action)` gives the next observation."""
     rng, buffer = np.random.default_rng(seed), ReplayBuffer(spec)
@@ -81,10 +83,9 @@ def record(
         buffer.add(Transition(bytes(16), episode, 0, obs, np.zeros(spec.action_dim), first=True))
         for k in range(1, steps + 1):
             action = rng.uniform(-1.0, 1.0, spec.inner_action_dim)
-            obs = step(obs, action)
-            buffer.add(
-                Transition(bytes(16), episode, k, obs, spec.unscale_action(action), truncated=k == steps)
-            )
+            before, obs = obs, step(obs, action)
+            si, gain = spec.unscale_action(action), float(reward(before, action, obs))
+            buffer.add(Transition(bytes(16), episode, k, obs, si, gain, truncated=k == steps))
     return buffer
 
 
@@ -100,7 +101,7 @@ def check_model(make: Callable[[Spec], Any], *, budget: Budget | None = None, to
         AssertionError: the model breaks the contract; the message says which rule.
     """
     world, spec = PointMass(), point_mass_spec()
-    buffer = record(lambda o, a: world.A @ o + world.B @ a, spec, episodes=8, steps=50)
+    buffer = record(lambda o, a: world.A @ o + world.B @ a, spec, 8, 50, reward=world.reward)
     model: Model = make(spec)
     metrics = model.fit(buffer, budget or Budget())
     assert {"train_loss", "holdout_error"} <= metrics.keys(), "fit must report train_loss and holdout_error"
@@ -119,16 +120,27 @@ def check_model(make: Callable[[Spec], Any], *, budget: Budget | None = None, to
     _check_round_trip(make, spec, model, state, action)
 
 
+def _seen(model: Model, prediction: Prediction) -> Tensor:
+    """What can be compared of a prediction: the observation [..., D], else the feature [..., Z]."""
+    if model.capabilities.decodes:
+        assert prediction.obs is not None, "a model that decodes must predict observations"
+        return prediction.obs
+    assert prediction.obs is None, "a model that does not decode cannot predict observations"
+    return model.feature(prediction.state)
+
+
 def _check_step(model: Model, state: ModelState, obs: Tensor, action: Tensor) -> None:
     first, again = model.step(state, action), model.step(state, action)
-    assert first.obs is not None and torch.equal(first.obs, again.obs), "step without noise must be pure"
-    assert first.obs.shape == obs.shape, "step must predict [B, D]"
+    assert torch.equal(_seen(model, first), _seen(model, again)), "step without noise must be pure"
+    assert first.obs is None or first.obs.shape == obs.shape, "step must predict [B, D]"
+    if model.capabilities.rewards:
+        assert first.reward is not None and first.reward.shape == (3,), "step must predict rewards [B]"
     decoded = model.decode(state)
     assert decoded is None or torch.allclose(decoded, obs, atol=1e-5), (
         "observe must not change an observation"
     )
     if model.capabilities.stochastic:
-        draws = [model.step(state, action, torch.Generator().manual_seed(s)).obs for s in (1, 1, 2)]
+        draws = [_seen(model, model.step(state, action, torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
         assert torch.equal(draws[0], draws[1]), "the same noise must give the same outcome"
         assert not torch.equal(draws[0], draws[2]), "other noise must give another outcome"
 
@@ -138,7 +150,10 @@ def _check_imagine(model: Model, state: ModelState) -> None:
     rollout = model.imagine(state, plans, keep=("obs", "action"))
     b, n, p, h = rollout.reward.shape
     assert (b, n, h) == (3, 4, 6) and p >= 1, "imagine must give rewards [B, N, P, H]"
-    assert rollout.obs is not None and rollout.obs.shape == (3, 4, p, 7, 2), "obs must be [B, N, P, H+1, D]"
+    if model.capabilities.decodes:
+        assert rollout.obs is not None and rollout.obs.shape == (3, 4, p, 7, 2), (
+            "obs must be [B, N, P, H+1, D]"
+        )
     assert rollout.action is not None and rollout.action.shape == (3, 4, p, 6, 1), (
         "action must be [B, N, P, H, A]"
     )
@@ -147,24 +162,35 @@ def _check_imagine(model: Model, state: ModelState) -> None:
         assert rollout.disagreement.shape == (3, 4, 6), "disagreement must be [B, N, H]"
         assert (rollout.disagreement >= 0).all(), "disagreement cannot be negative"
     plain = imagine_by_steps(model, state, plans, p, None, None, ("obs",))
-    assert torch.allclose(rollout.obs, plain.obs, atol=1e-4), "imagine must agree with step by step"
-    lone = model.imagine(
-        type(state)(*(x if x is None else x[1:2] for x in state)) if isinstance(state, tuple) else state[1:2],
-        plans[1:2, 2:3],
-        keep=("obs",),
-    )
-    assert torch.allclose(lone.obs[0, 0], rollout.obs[1, 2], atol=1e-4), (
-        "candidates must not touch each other"
-    )
+    bare = model.imagine(state, plans)
+    one = pytree.tree_map(lambda x: x if x is None else x[1:2], state)
+    lone = model.imagine(one, plans[1:2, 2:3], keep=("obs",))
+
+    def same(a: Rollout, b: Rollout, at: tuple[int, ...] = ()) -> bool:
+        """Whether all that the first says is what the second says at some candidates."""
+        pairs = [(a.reward, b.reward[at]), (model.feature(a.last), model.feature(b.last)[at])]
+        if a.obs is not None and b.obs is not None:
+            pairs.append((a.obs, b.obs[at]))
+        return all(torch.allclose(x.reshape(y.shape), y, atol=1e-4) for x, y in pairs)
+
+    assert same(rollout, plain), "imagine must agree with step by step"
+    assert same(bare, rollout), "what is kept must not change what is imagined"
+    assert same(lone, rollout, (1, 2)), "candidates must not touch each other"
 
 
 def _check_gradient(model: Model, state: ModelState, action: Tensor) -> None:
+    def total(action: Tensor) -> Tensor:
+        """A number [B] that depends on all of a prediction; features may sum to a constant."""
+        prediction = model.step(state, action)
+        seen = _seen(model, prediction)
+        weight = 1.0 if model.capabilities.decodes else torch.linspace(-1.0, 1.0, seen.shape[-1])
+        return (seen * weight).sum(-1)
+
     action = action.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(model.step(state, action).obs.sum(), action)
+    (gradient,) = torch.autograd.grad(total(action).sum(), action)
     with torch.no_grad():
         width = 1e-2
-        up, down = (model.step(state, action + d).obs.sum(-1) for d in (width, -width))
-    numeric = ((up - down) / (2 * width))[:, None]
+        numeric = ((total(action + width) - total(action - width)) / (2 * width))[:, None]
     assert torch.allclose(gradient, numeric, rtol=0.05, atol=0.01), (
         "the gradient must be that of the prediction"
     )
@@ -176,9 +202,8 @@ def _check_round_trip(
     copy = make(spec)
     copy.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
     with torch.no_grad():
-        assert torch.equal(copy.step(state, action).obs, model.step(state, action).obs), (
-            "state_dict must say it all"
-        )
+        ours, theirs = (_seen(m, m.step(state, action)) for m in (model, copy))
+        assert torch.equal(ours, theirs), "state_dict must say it all"
 
 
 def check_task(task: Task, observations: np.ndarray) -> None:

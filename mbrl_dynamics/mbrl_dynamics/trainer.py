@@ -49,11 +49,12 @@ class Trainer:
         model: what to train.
         config: fields learning_rate, final_learning_rate, weight_decay, batch_size, patience.
         seed: of the minibatches.
+        length: of the slices that the model is trained and judged on [steps].
     """
 
-    def __init__(self, model: nn.Module, config: Any, seed: int) -> None:
+    def __init__(self, model: nn.Module, config: Any, seed: int, length: int = 1) -> None:
         self.model: Any = model
-        self.config = config
+        self.config, self.length = config, length
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -80,7 +81,7 @@ class Trainer:
             raise ValueError("there is nothing to train on: the replay buffer is empty")
         begin, steps, loss = time.monotonic(), 0, math.nan
         train, held_out = _split(len(buffer))
-        judge = buffer.slices(held_out)
+        judge = buffer.slices(held_out, self.length)
         self._start(judge)
         for rate, share in ((self.config.learning_rate, 0.7), (self.config.final_learning_rate, 1.0)):
             for group in self.optimizer.param_groups:
@@ -111,7 +112,7 @@ class Trainer:
         total = 0.0
         draws = torch.randint(len(train), (steps, self.config.batch_size), generator=self._generator).numpy()
         for draw in draws:
-            loss, metrics = self.model.loss(buffer.slices(train[draw]))
+            loss, metrics = self.model.loss(buffer.slices(train[draw], self.length))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
