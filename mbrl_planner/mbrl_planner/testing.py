@@ -1,9 +1,12 @@
-"""Contract tests: what every planner must keep, ours or a user's, on a point mass whose optimum is known."""
+"""Contract tests: what every planner and every agent must keep, ours or a user's, on a point mass whose
+optimum is known.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +15,11 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from mbrl_dynamics.testing import PointMass
+from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.spec import CONTINUOUS, DISCRETE, Element, Spec
+from mbrl_dynamics.testing import PointMass, point_mass_spec
+from mbrl_dynamics.transition import Transition
 from mbrl_dynamics.types import Rollout
 from mbrl_planner.interfaces import Planner
 
@@ -115,3 +122,89 @@ def _drift(model: PointMass, start: Tensor, steps: int) -> list[Tensor]:
     for _ in range(steps - 1):
         states.append(model.step(states[-1], torch.zeros(1)).state)
     return states
+
+
+def check_agent(make: Callable[[Spec, int], Any], model: Any = None) -> None:
+    """Hold an agent that learns a policy to its protocol, on the point mass (or two choices of force there).
+
+    Args:
+        make: builds a small one for a spec and a seed, with few random steps (at most 60).
+        model: with rewards, for agents that learn with one.
+
+    Raises:
+        AssertionError: the agent breaks the contract; the message says which rule.
+    """
+    spec = point_mass_spec()
+    if CONTINUOUS not in make_kinds(make):
+        spec = replace(spec, action=(Element("force", count=2),))
+    agent, buffer = make(spec, 0), _experience(spec, 90)
+    wrong = point_mass_spec() if spec.discrete else replace(spec, action=(Element("force", count=2),))
+    if len(agent.kinds) == 1:
+        with _raises(UserError):
+            make(wrong, 0)
+
+    assert not agent.ready, "an agent that has learned nothing is not ready"
+    assert agent.update(buffer, model, env_steps=1) == {}, "nothing is owed before the random steps are over"
+    owed = agent.owed(90)
+    assert owed > 0, "after the random steps there are gradient steps to make"
+    part = max(owed // 2, 1)
+    metrics = agent.update(buffer, model, env_steps=90, limit=part)
+    assert metrics and all(np.isfinite(v) for v in metrics.values()), "update returns its finite metrics"
+    assert agent.updates == part and agent.owed(90) == owed - part, "each gradient step is counted once"
+    assert agent.ready, "an agent that has learned is ready"
+
+    seen = {"vector": torch.tensor([[0.5, -0.2], [-1.0, 0.4], [0.0, 0.0]])}
+    first = torch.ones(3, dtype=torch.bool)
+
+    def act(who: Any, explore: bool, seed: int = 3) -> Tensor:
+        who.seed(seed)
+        return who.act(seen, None, first=first, prev_action=None, explore=explore)[0]
+
+    chosen = act(agent, False)
+    batch, _, width = chosen.shape
+    assert (batch, width) == (3, spec.inner_action_dim), "actions must be [B, H, A]"
+    assert chosen.isfinite().all() and chosen.abs().max() <= 1, "actions must stay within [-1, 1]"
+    assert torch.equal(chosen, act(agent, False)), "the same seed must give the same actions"
+    assert torch.equal(act(agent, True), act(agent, True)), "the same seed must give the same exploration"
+
+    actor = make(spec, 1)
+    actor.load_acting_state(agent.acting_state())
+    actor.updates = agent.updates
+    assert torch.equal(act(actor, False), chosen), "acting_state must hold all that acting needs"
+
+    twin = make(spec, 2)
+    twin.load_state_dict(agent.state_dict())
+    twin.load_training_state(agent.training_state())
+    assert twin.updates == agent.updates, "training_state must hold the counters"
+    for name, tensor in agent.training_state().items():
+        assert torch.equal(twin.training_state()[name], tensor), f"training_state lost '{name}'"
+
+
+def make_kinds(make: Callable[[Spec, int], Any]) -> tuple[str, ...]:
+    """The kinds of action that an agent takes, found out by building it."""
+    try:
+        return tuple(make(point_mass_spec(), 0).kinds)
+    except UserError:
+        return (DISCRETE,)
+
+
+def _experience(spec: Spec, steps: int) -> ReplayBuffer:
+    rng, world, buffer = np.random.default_rng(0), PointMass(), ReplayBuffer(spec)
+    obs = rng.uniform(-1.0, 1.0, 2)
+    buffer.add(Transition(bytes(16), 0, 0, obs, np.zeros(1), first=True))
+    for step in range(1, steps + 1):
+        action = spec.unscale_action(rng.uniform(-1.0, 1.0, spec.inner_action_dim))
+        force = action / 2.0 if not spec.discrete else 2.0 * action - 1.0
+        reward = float(world.reward(obs, force, obs))
+        obs = world.A @ obs + world.B @ force
+        buffer.add(Transition(bytes(16), 0, step, obs, action, reward))
+    return buffer
+
+
+@contextmanager
+def _raises(kind: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kind:
+        return
+    raise AssertionError("an agent whose action space does not fit must say so with a UserError")

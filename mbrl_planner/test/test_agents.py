@@ -1,0 +1,48 @@
+"""Every agent that learns a policy keeps its contract; each one learns (see also the agents' own tests)."""
+
+import pytest
+
+from mbrl_dynamics import plugins
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.spec import Element, Spec
+from mbrl_dynamics.testing import PointMass
+from mbrl_planner.agents.base import PolicyAgent
+from mbrl_planner.testing import check_agent
+
+SMALL = {  # what makes an agent small enough for a test
+    "sac": {"hidden": (16,), "batch_size": 8},
+    "mbpo": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
+    "mba": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
+    "mve": {"hidden": (16,), "batch_size": 8, "replay_ratio": 1.0},
+    "svg": {"hidden": (16,), "batch_size": 16, "branches": 8, "starts": 8, "replay_ratio": 1.0},
+}
+
+
+def agents() -> list[str]:
+    return [name for name in plugins.names("agents") if issubclass(plugins.find("agents", name), PolicyAgent)]
+
+
+@pytest.mark.parametrize("name", agents())
+def test_contract(name: str) -> None:
+    kind = plugins.find("agents", name)
+
+    def make(spec: Spec, seed: int) -> PolicyAgent:
+        return kind(spec, kind.Config(random_steps=60, **SMALL.get(name, {})), seed=seed)
+
+    check_agent(make, PointMass() if kind.model else None)
+
+
+def test_an_action_space_that_does_not_fit_gets_one_sentence() -> None:
+    spec = Spec("switch", (Element("x"),), (Element("side", count=2),), 0.1)
+    with pytest.raises(
+        UserError, match="agent 'sac' needs continuous actions, but those of task 'switch' are"
+    ):
+        plugins.find("agents", "sac")(spec)
+
+
+def test_a_device_that_is_not_there_gets_one_sentence() -> None:
+    spec = PointMass().spec
+    with pytest.raises(UserError, match="device 'cuda:7' is not on this machine; valid: cpu"):
+        plugins.find("agents", "sac")(spec, device="cuda:7")
+    with pytest.raises(UserError, match="device 'gpu' is not on this machine; valid: cpu"):
+        plugins.find("agents", "sac")(spec, device="gpu")
