@@ -12,6 +12,10 @@ setup(
         ("share/mbrl_sim", ["package.xml"]),
     ],
     install_requires=["setuptools"],
+    extras_require={  # other people's worlds
+        "dm_control": ["dm_control==1.0.50 ; python_version < '3.13'"],
+        "gymnasium": ["gymnasium[mujoco]==1.4.0"],
+    },
     entry_points={
         "console_scripts": [
             "sim_node = mbrl_sim.ros.sim_node:main",
@@ -21,6 +25,10 @@ setup(
             "pendulum_swingup = mbrl_sim.tasks.pendulum_swingup:PendulumSwingup",
             "cartpole_swingup = mbrl_sim.tasks.cartpole_swingup:CartpoleSwingup",
             "cartpole_pets = mbrl_sim.tasks.cartpole_pets:CartpolePets",
+        ],
+        "mbrl.task_families": [
+            "dm_control = mbrl_sim.adapters.dm_control:task",
+            "gymnasium = mbrl_sim.adapters.gymnasium:task",
         ],
     },
 )

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from mbrl_dynamics.config import describe, one_of
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.plugins import KINDS, names
+from mbrl_dynamics.plugins import KINDS, families, names
 
 USER_ERROR = 2
 _BEGAN = time.monotonic()
@@ -114,7 +114,8 @@ def _status(values: dict[str, Any]) -> int:
 
 def _list(values: dict[str, Any]) -> int:
     for kind in KINDS:
-        print(f"{kind + ':':<10} {', '.join(names(kind)) or '-'}")
+        more = [f"{family}/..." for family in families()] if kind == "tasks" else []
+        print(f"{kind + ':':<10} {', '.join([*names(kind), *more]) or '-'}")
     return 0
 
 
@@ -196,7 +197,8 @@ def _metavar(name: str, kind: Any) -> str:
     if choices:
         return "|".join(map(str, choices))
     if name in ("task", "model", "planner", "agent"):
-        return "|".join(names(f"{name}s")) or "NAME"
+        more = [f"{family}/NAME" for family in families()] if name == "task" else []
+        return "|".join([*names(f"{name}s"), *more]) or "NAME"
     return next((leaf.__name__.upper() for leaf in _leaves(kind) if leaf in (int, float)), "TEXT")
 
 

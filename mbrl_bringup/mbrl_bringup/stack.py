@@ -19,9 +19,9 @@ import yaml
 
 import mbrl_bringup
 from mbrl_bringup import nodes
-from mbrl_dynamics.config import Field, build, config, one_of
+from mbrl_dynamics.config import Field, build, config
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.plugins import names
+from mbrl_dynamics.plugins import check
 
 _NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 
@@ -30,9 +30,9 @@ _NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 class StackConfig:
     """The launch arguments. None = as the parameter files say, else the node's own default."""
 
-    task: Annotated[str, Field(description="what to learn: an installed task, or package.module:Class")] = (
-        "cartpole_swingup"
-    )
+    task: Annotated[
+        str, Field(description="what to learn: an installed task, family/name, or package.module:Class")
+    ] = "cartpole_swingup"
     model: Annotated[str, Field(description="dynamics model: an installed one, or package.module:Class")] = (
         "ensemble"
     )
@@ -133,9 +133,7 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
     given = {name: value for name, value in arguments.items() if value not in ("", None)}
     stack = build(StackConfig, given)
     for kind in ("task", "model", "planner"):
-        name = getattr(stack, kind)
-        if ":" not in name:
-            one_of(kind, name, names(f"{kind}s"))
+        check(f"{kind}s", getattr(stack, kind))
     namespace = _namespace(stack.namespace)
     wanted = ["sim_node"] if stack.mode == "free" else list(nodes.NODES)
     parameters = nodes.arguments_as_parameters(stack)
@@ -163,9 +161,8 @@ def argument_text(value: Any) -> str:
 
 def default_run_dir(task: str, now: time.struct_time) -> str:
     """runs/<time>-<task>, in the working directory."""
-    return str(
-        Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S', now)}-{task.rpartition(':')[2]}").absolute()
-    )
+    name = task.rpartition(":")[2].replace("/", "-")
+    return str(Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S', now)}-{name}").absolute())
 
 
 def _process(name: str, namespace: str, parameters: dict[str, Any], stack: StackConfig) -> Process:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from mbrl_bringup.stack import Process, file_parameters, resolve, share
+from mbrl_bringup.stack import Process, default_run_dir, file_parameters, resolve, share
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.plugins import names
 
@@ -30,6 +31,13 @@ def test_the_stack_is_one_process_a_node_in_the_order_of_the_flow() -> None:
 def test_each_task_has_parameters_of_its_own_that_its_nodes_accept(task: str) -> None:
     assert share(f"config/{task}.yaml").is_file()
     assert by_name(resolve({"task": task}))["sim_node"].configuration["task"] == task
+
+
+@pytest.mark.parametrize("task", ["dm_control/cheetah-run", "gymnasium/CartPole-v1"])
+def test_a_task_of_a_family_is_a_task(task: str) -> None:
+    stack = by_name(resolve({"task": task}))
+    assert stack["sim_node"].parameters["task"] == stack["planner_node"].parameters["task"] == task
+    assert Path(default_run_dir(task, time.localtime())).name.endswith(task.replace("/", "-"))
 
 
 def test_arguments_win_over_the_file_of_the_user_which_wins_over_that_of_the_task(tmp_path: Path) -> None:
@@ -108,6 +116,15 @@ def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matc
     [
         ({"task": "nope"}, "unknown task 'nope'; valid: .*pendulum"),
         ({"task": "pendulm"}, "did you mean 'pendulum'"),
+        (
+            {"task": "dm_control/cheetah-jump"},
+            r"unknown task 'dm_control/cheetah-jump' \(did you mean 'dm_control/cheetah-run'\?\); valid: ",
+        ),
+        ({"task": "gymnasium/Hopper"}, "unknown task 'gymnasium/Hopper'.*valid: .*gymnasium/CartPole-v1"),
+        (
+            {"task": "dm_contrl/cheetah-run"},
+            "unknown family of tasks 'dm_contrl'.*valid: dm_control, gymnasium",
+        ),
         ({"planner": "nope"}, "unknown planner 'nope'; valid: cem, icem, mppi"),
         ({"model": "nope"}, "unknown model 'nope'; valid: ensemble"),
         ({"tusk": "pendulum"}, "unknown parameter 'tusk'.*valid: .*task"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 
@@ -24,6 +25,8 @@ def choose_backend() -> str:
         return ""  # MuJoCo's default: a hidden window
     for backend, library in _LIBRARIES.items():
         if _loads(library):
+            if "mujoco" in sys.modules:
+                return f"MuJoCo was imported before mbrl_sim, and without MUJOCO_GL={backend}"
             os.environ["MUJOCO_GL"] = backend
             return ""
     os.environ["MUJOCO_GL"] = "disable"

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mbrl_dynamics.errors import UserError
-from mbrl_sim.gl import choose_backend
+from mbrl_sim.drawing import Drawing, mujoco  # not MuJoCo itself, which must wait for the choice there
+from mbrl_sim.physics import StepResult, split_state
 from mbrl_sim.tasks.base import MujocoTask
-
-_NO_BACKEND = choose_backend()
-import mujoco  # noqa: E402  (must not be imported before the choice)
 
 # MuJoCo would print its warnings and append them to a file where it runs; here they are reported as faults.
 mujoco.set_mju_user_warning(lambda text: None)
@@ -30,46 +23,33 @@ _FAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What came of one control period. If `fault` is not empty, the physics is unusable until a reset."""
-
-    observation: NDArray[np.float64]  # [D], SI; after a fault the last good one
-    reward: float  # sum over the period's frames; after a fault over the good ones
-    terminated: bool  # the task ended
-    fault: str = ""  # MuJoCo's warning in one sentence
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the episode cannot go on, though the task did not end."""
-        return bool(self.fault)
-
-
-class Simulator:
+class Simulator(Drawing):
     """One task's world.
 
     Args:
         task: what to simulate.
         seed: of the initial states drawn by unseeded resets; None = from the operating system.
+        image_size, camera: of the image in the observation, see Drawing.
 
     Raises:
         ValueError: the task contradicts its MJCF.
+        UserError: images are wanted, but cannot be drawn.
     """
 
-    def __init__(self, task: MujocoTask, seed: int | None = None) -> None:
+    def __init__(
+        self, task: MujocoTask, seed: int | None = None, image_size: int = 0, camera: str = ""
+    ) -> None:
         self.task = task
-        self.model = mujoco.MjModel.from_xml_path(str(task.mjcf))
+        model = mujoco.MjModel.from_xml_path(str(task.mjcf))
         # Otherwise MuJoCo answers a bad state by silently going back to its initial one.
-        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
-        self.data = mujoco.MjData(self.model)
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        super().__init__(model, mujoco.MjData(model), image_size, camera)
         self._substeps = self._check()
         self._gear = self.model.actuator_gear[:, 0].copy()
         self._after_step = getattr(task, "after_step", None)
         self._warnings = self.data.warning.number  # a view
         self._rng = np.random.default_rng(seed)
         self._observation = np.zeros(task.spec.observation_dim)
-        self._renderer: tuple[tuple[int, int], Any] | None = None
-        self._drawn = mujoco.MjData(self.model)  # a pose to draw, apart from the physics
         self.reset()
 
     def reset(self, seed: int | None = None, initial_state: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -86,7 +66,7 @@ class Simulator:
             UserError: `initial_state` has the wrong length or is not finite; nothing is changed.
         """
         if initial_state is not None:
-            qpos, qvel = self._split(initial_state)
+            qpos, qvel = split_state(initial_state, self.model.nq, self.model.nv)
         else:
             rng = self._rng if seed is None else np.random.default_rng(seed)
             qpos, qvel = self.task.sample_initial_state(rng, self.model)
@@ -141,64 +121,9 @@ class Simulator:
         return fault
 
     @property
-    def qpos(self) -> NDArray[np.float64]:
-        """Positions [nq], a copy."""
-        return np.array(self.data.qpos)
-
-    @property
-    def qvel(self) -> NDArray[np.float64]:
-        """Velocities [nv], a copy."""
-        return np.array(self.data.qvel)
-
-    @property
     def time(self) -> float:
         """Simulated time since the episode began [s]."""
         return float(self.data.time)
-
-    def geom_poses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where each geom of the MJCF is now: positions [G, 3] and rotation matrices [G, 3, 3]."""
-        self._drawn.qpos[:] = self.data.qpos
-        mujoco.mj_kinematics(self.model, self._drawn)
-        return self._drawn.geom_xpos, self._drawn.geom_xmat.reshape(-1, 3, 3)
-
-    def render(
-        self, width: int = 640, height: int = 480, camera: str = "side", pose: ArrayLike | None = None
-    ) -> NDArray[np.uint8]:
-        """Draw the world as it is, or with another pose [nq]; uint8 [height, width, 3].
-
-        Raises:
-            UserError: nothing can be drawn on this machine, or there is no such camera.
-        """
-        cameras = [self.model.camera(i).name for i in range(self.model.ncam)]
-        if camera not in cameras:
-            raise UserError(f"unknown camera '{camera}'; valid: {', '.join(cameras)}")
-        if _NO_BACKEND:
-            raise UserError(f"cannot render: {_NO_BACKEND}")
-        self._drawn.qpos[:] = self.data.qpos if pose is None else pose
-        mujoco.mj_kinematics(self.model, self._drawn)
-        mujoco.mj_camlight(self.model, self._drawn)
-        try:
-            renderer = self._renderer_of(width, height)
-            renderer.update_scene(self._drawn, camera)
-            return np.array(renderer.render())
-        except Exception as error:  # each back end has its own kinds of error
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"cannot render {width} x {height}: {reason[0]}") from error
-
-    def renderer_error(self) -> str:
-        """Why nothing can be drawn on this machine, in one sentence; empty if it can."""
-        try:
-            self.render(16, 16)
-        except UserError as error:
-            return str(error)
-        return ""
-
-    def close(self) -> None:
-        """Free what drawing needed."""
-        if self._renderer is not None:
-            atexit.unregister(self._renderer[1].close)
-            self._renderer[1].close()
-            self._renderer = None
 
     def _advance(self, frames: int) -> str:
         """Simulate frames; the fault, if any."""
@@ -217,25 +142,6 @@ class Simulator:
         """Sum over frames [K+1, D]."""
         scaled = self.task.spec.scale_action(action)[None]
         return float(self.task.frame_reward(frames[:-1], scaled, frames[1:]).sum())
-
-    def _split(self, state: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        values = np.asarray(state, dtype=np.float64)
-        nq, nv = self.model.nq, self.model.nv
-        if values.shape != (nq + nv,):
-            raise UserError(
-                f"initial_state has {values.size} values, but must have {nq + nv}: "
-                f"{nq} positions, then {nv} velocities"
-            )
-        if not np.isfinite(values).all():
-            raise UserError("initial_state is not finite")
-        return values[:nq], values[nq:]
-
-    def _renderer_of(self, width: int, height: int) -> Any:
-        if self._renderer is None or self._renderer[0] != (width, height):
-            self.close()
-            self._renderer = (width, height), mujoco.Renderer(self.model, height, width)
-            atexit.register(self._renderer[1].close)  # while the graphics library is still loaded
-        return self._renderer[1]
 
     def _check(self) -> int:
         """Physics steps in a frame."""

@@ -19,7 +19,7 @@ from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.contract import ActionDesk
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.transition import Answer, Transition
-from mbrl_sim.simulator import Simulator
+from mbrl_sim.physics import Physics
 
 
 class Status(IntEnum):
@@ -78,9 +78,11 @@ class World:
         now: the steady clock [s], here and in all methods.
     """
 
-    def __init__(self, simulator: Simulator, settings: WorldConfig, now: float = 0.0) -> None:
+    def __init__(self, simulator: Physics, settings: WorldConfig, now: float = 0.0) -> None:
         self.simulator, self.settings = simulator, settings
-        self.spec = replace(simulator.task.spec, action_delay_steps=settings.action_delay_steps)
+        self.spec = replace(
+            simulator.task.spec, action_delay_steps=settings.action_delay_steps, cameras=simulator.cameras
+        )
         self.world_id = uuid.uuid4().bytes
         self.desk = ActionDesk(self.spec, settings.tail_steps)
         self.max_steps = settings.max_steps or simulator.task.max_steps
@@ -146,6 +148,7 @@ class World:
                 action=np.zeros(self.spec.action_dim),
                 first=True,
                 stamp=self.time,
+                images=self.simulator.images(),
             ),
             now,
         )
@@ -272,6 +275,7 @@ class World:
             truncated=result.truncated or (over and not result.terminated),
             controller_id=choice.controller_id,
             stamp=self.time,
+            images=self.simulator.images(),
         )
         return self._publish(state, now)
 

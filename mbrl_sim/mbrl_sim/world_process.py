@@ -1,6 +1,6 @@
 """One of `Worlds`: in this process, or in one of its own at the other end of a pair of sockets.
 
-    python -m mbrl_sim.world_process FD PARENT_PID TASK SEED ACTION_REPEAT
+    python -m mbrl_sim.world_process FD PARENT_PID TASK SEED ACTION_REPEAT IMAGE_SIZE CAMERA
 
 Requests are one letter and an array; results are one letter and a State as CDR, or a sentence. Nothing is
 ever unpickled. (multiprocessing's own processes would unpickle, and import the parent's main program and with
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from multiprocessing.connection import Connection, Pipe
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Answer, Transition
 from mbrl_dynamics.wire import decode_spec, decode_transition, encode_spec, encode_transition
-from mbrl_sim.simulator import Simulator
+from mbrl_sim.physics import make_simulator
 from mbrl_sim.world import World, WorldConfig
 
 CONTROLLER = "worlds"  # who chose the actions, as the transitions tell
@@ -33,11 +34,23 @@ _RESET, _STEP = b"r", b"a"  # requests
 _PATIENCE = 5.0  # that a process has to end by itself [s]
 
 
+class Order(NamedTuple):
+    """Which world; see Worlds."""
+
+    task: str
+    seed: int
+    action_repeat: int
+    image_size: int
+    camera: str
+
+
 class LocalWorld:
     """A lock-step world in this process, behind requests and results; what a worker process serves, too."""
 
-    def __init__(self, task: str, seed: int, action_repeat: int) -> None:
-        self._world = World(Simulator(make_task(task, action_repeat), seed), WorldConfig())
+    def __init__(self, order: Order) -> None:
+        task = make_task(order.task, order.action_repeat)
+        simulator = make_simulator(task, order.seed, order.image_size, order.camera)
+        self._world = World(simulator, WorldConfig())
         self._result: Transition | None = None
 
     def ready(self) -> Spec:
@@ -69,16 +82,16 @@ class WorldProcess:
     """A LocalWorld in a process of its own: the parent's end.
 
     Args:
-        task, seed, action_repeat: of the world.
+        order: which world.
         name: of the world in messages.
     """
 
-    def __init__(self, task: str, seed: int, action_repeat: int, name: str) -> None:
+    def __init__(self, order: Order, name: str) -> None:
         self.name = name
         self._connection, theirs = Pipe()
         command = [sys.executable, "-m", "mbrl_sim.world_process", str(theirs.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(
-            [*command, task, str(seed), str(action_repeat)],
+            [*command, *map(str, order)],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
@@ -153,11 +166,11 @@ class WorldProcess:
 def main(arguments: list[str]) -> None:
     """Serve a world until the parent closes its end or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    fd, parent, task, seed, action_repeat = arguments
+    fd, parent, task, seed, action_repeat, image_size, camera = arguments
     connection = Connection(int(fd))
     try:
         try:
-            world = LocalWorld(task, int(seed), int(action_repeat))
+            world = LocalWorld(Order(task, int(seed), int(action_repeat), int(image_size), camera))
             spec = world.ready()
             connection.send_bytes(_SPEC + encode_spec(spec, bytes(16)))
             while _requested(connection, int(parent)):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
-from mbrl_sim.world_process import LocalWorld, WorldProcess
+from mbrl_sim.world_process import LocalWorld, Order, WorldProcess
 
 
 class _Seat(Protocol):
@@ -41,18 +41,28 @@ class Worlds(AbstractContextManager["Worlds"]):
         processes: whether each world lives in a process of its own. These end with `close`, and if this
             process ends in any way.
         action_repeat: frames in a control period; 0 = as the task says.
+        image_size: height and width of an image in each transition; 0 = none [px].
+        camera: of the image; empty = the first one of the world.
 
     Attributes:
         task: the task; planners may use its reward.
-        spec: of all the worlds.
+        spec: of all the worlds, with the camera of the images.
         max_steps: an episode is truncated after so many steps [steps].
 
     Raises:
-        UserError: there is no such task.
+        UserError: there is no such task, or images are wanted and cannot be drawn.
     """
 
     def __init__(
-        self, task: str, count: int = 1, *, seed: int = 0, processes: bool = False, action_repeat: int = 0
+        self,
+        task: str,
+        count: int = 1,
+        *,
+        seed: int = 0,
+        processes: bool = False,
+        action_repeat: int = 0,
+        image_size: int = 0,
+        camera: str = "",
     ) -> None:
         if count < 1:
             raise ValueError(f"there must be at least one world, not {count}")
@@ -63,10 +73,8 @@ class Worlds(AbstractContextManager["Worlds"]):
         try:
             for index in range(count):
                 own = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
-                if processes:
-                    self._seats.append(WorldProcess(task, own, action_repeat, f"world {index}"))
-                else:
-                    self._seats.append(LocalWorld(task, own, action_repeat))
+                order = Order(task, own, action_repeat, image_size, camera)
+                self._seats.append(WorldProcess(order, f"world {index}") if processes else LocalWorld(order))
             (self.spec, *_) = [seat.ready() for seat in self._seats]
         except BaseException:
             self.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 from geometry_msgs.msg import Point, Vector3
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from mbrl_dynamics.ros.convert import doubles, time_msg
-from mbrl_sim.simulator import Simulator
+from mbrl_sim.drawing import mujoco
+from mbrl_sim.physics import Physics
 
 Geom = mujoco.mjtGeom
 _ENDLESS = 20.0  # drawn size of an infinite plane [m]
@@ -33,12 +33,14 @@ class _Part:
 class Scene:
     """Markers that move with the physics. The messages are made once and then only moved.
 
-    Height fields and signed-distance shapes have no marker and are left out.
+    Height fields and signed-distance shapes have no marker and are left out; a world that is not made of
+    MuJoCo has no markers at all.
     """
 
-    def __init__(self, simulator: Simulator, frame_id: str) -> None:
+    def __init__(self, simulator: Physics, frame_id: str) -> None:
         self._simulator = simulator
-        self._parts = [part for geom in range(simulator.model.ngeom) for part in self._parts_of(geom)]
+        geoms = 0 if simulator.model is None else simulator.model.ngeom
+        self._parts = [part for geom in range(geoms) for part in self._parts_of(geom)]
         self._message = MarkerArray(markers=[part.marker for part in self._parts])
         for number, marker in enumerate(self._message.markers):
             marker.header.frame_id = frame_id  # without a stamp: RViz shows it whatever the time is
@@ -111,13 +113,16 @@ class Scene:
 class Joints:
     """JointState of the hinges and slides of a simulator; the same message object each time."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Physics) -> None:
+        self._simulator, self._message = simulator, JointState()
+        self._positions = self._velocities = np.empty(0, dtype=np.int64)
         model = simulator.model
+        if model is None:
+            return
         simple = [int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)]
         joints = np.flatnonzero(np.isin(model.jnt_type, simple))
-        self._simulator = simulator
         self._positions, self._velocities = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
-        self._message = JointState(name=[model.joint(joint).name for joint in joints])
+        self._message.name = [model.joint(joint).name for joint in joints]
 
     def message(self, stamp: float) -> JointState:
         """Positions and velocities now; `stamp` in simulated time [s]."""

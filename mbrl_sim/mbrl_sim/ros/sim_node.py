@@ -14,7 +14,7 @@ from visualization_msgs.msg import MarkerArray
 
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.plugins import find
+from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.ros.convert import answer_from_msg, spec_to_msg, time_msg, transition_to_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, run
 from mbrl_dynamics.ros.params import Params
@@ -22,9 +22,9 @@ from mbrl_dynamics.transition import Transition
 from mbrl_msgs.action import Reset
 from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Pause, SingleStep
+from mbrl_sim.physics import make_simulator
 from mbrl_sim.ros.scene import Joints, Scene
 from mbrl_sim.ros.status import StatusReporter
-from mbrl_sim.simulator import Simulator
 from mbrl_sim.world import World, WorldConfig
 
 
@@ -32,8 +32,17 @@ from mbrl_sim.world import World, WorldConfig
 class SimConfig(WorldConfig):
     """The parameters of `sim_node`."""
 
-    task: Annotated[str, Field(description="an installed task, or package.module:Class")] = "cartpole_swingup"
+    task: Annotated[str, Field(description="an installed task, family/name, or package.module:Class")] = (
+        "cartpole_swingup"
+    )
     seed: Annotated[int, Field(ge=0, description="of the initial states")] = 0
+    action_repeat: Annotated[
+        int, Field(ge=0, description="frames of the task in a control period [1]; 0 = as the task says")
+    ] = 0
+    image_size: Annotated[
+        int, Field(ge=0, le=1024, description="height and width of an image in the State; 0 = none [px]")
+    ] = 0
+    camera: Annotated[str, Field(description="of the image; empty = the first one of the world")] = ""
     real_time_factor: Annotated[
         float, Field(gt=0, description="real time: speed of the simulated clock [1]")
     ] = 1.0
@@ -52,8 +61,11 @@ class SimNode(BaseNode):
     def __init__(self) -> None:
         super().__init__("sim_node")
         self.settings: SimConfig = Params(self, {"": SimConfig})[""]
-        task = find("tasks", self.settings.task)()
-        self.world = World(Simulator(task, self.settings.seed), self.settings, time.monotonic())
+        own = self.settings
+        simulator = make_simulator(
+            make_task(own.task, own.action_repeat), own.seed, own.image_size, own.camera
+        )
+        self.world = World(simulator, own, time.monotonic())
         self._scene = Scene(self.world.simulator, self.settings.frame_id)
         self._joints = Joints(self.world.simulator)
         self._clock_message = Clock()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Element, Spec
+
+if TYPE_CHECKING:
+    from mbrl_sim.physics import Physics
 
 Array = Any  # a numpy array or a torch tensor
 State = tuple[NDArray[np.float64], NDArray[np.float64]]  # qpos [nq], qvel [nv]
@@ -79,6 +82,12 @@ class MujocoTask:
     def terminated(self, next_obs: Array) -> Array | None:
         """Whether the task ended, bool [...]; None where it never does."""
         return None
+
+    def make_simulator(self, seed: int | None = None, image_size: int = 0, camera: str = "") -> Physics:
+        """The task's world; see mbrl_sim.simulator.Simulator."""
+        from mbrl_sim.simulator import Simulator  # only now: a planner has the task without MuJoCo
+
+        return Simulator(self, seed, image_size, camera)
 
     def pose(self, obs: Array) -> Array:
         """Qpos [..., nq] that looks like an observation, to draw what was recorded or predicted."""
