@@ -21,6 +21,8 @@ setup(
             "sim_node = mbrl_sim.ros.sim_node:main",
         ],
         "mbrl.tasks": [
+            "cliff = mbrl_sim.tasks.cliff:Cliff",
+            "maze = mbrl_sim.tasks.maze:Maze",
             "pendulum = mbrl_sim.tasks.pendulum:Pendulum",
             "pendulum_swingup = mbrl_sim.tasks.pendulum_swingup:PendulumSwingup",
             "cartpole_swingup = mbrl_sim.tasks.cartpole_swingup:CartpoleSwingup",

@@ -24,7 +24,7 @@ from mbrl_dynamics.types import Metrics, Prediction
 
 LARGEST = 50_000_000  # entries of a table
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 
 def states_of(spec: Spec) -> int:
@@ -182,8 +182,7 @@ def evaluate_policy(going: Array, reward: Array, discount: float, policy: NDArra
     """
     s = np.arange(len(policy))
     system = np.eye(len(policy)) - discount * going[s, policy]
-    value: Array = np.linalg.solve(system, reward[s, policy])
-    return value
+    return np.linalg.solve(system, reward[s, policy])
 
 
 def policy_iteration(
