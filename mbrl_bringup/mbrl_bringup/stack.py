@@ -251,12 +251,12 @@ def file_parameters(path: Path, node: str, namespace: str) -> dict[str, Any]:
 
 
 def _check_sections(path: Path, namespace: str) -> None:
-    known = [f"{namespace}/{node}" for node in nodes.NODES]
+    known = [*nodes.NODES, "policy_node"]
     for section in _sections(path):
-        if not any(_matches(section, name) for name in known):
+        if not any(_matches(section, f"{namespace}/{node}") for node in known):
             raise UserError(
                 f"section '{section}' of {path} is for none of the nodes; valid: "
-                + ", ".join(f"/**/{node}" for node in nodes.NODES)
+                + ", ".join(f"/**/{node}" for node in known)
             )
 
 

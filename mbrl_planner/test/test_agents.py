@@ -14,7 +14,7 @@ SMALL = {  # what makes an agent small enough for a test
     "mbpo": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
     "mba": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
     "mve": {"hidden": (16,), "batch_size": 8, "replay_ratio": 1.0},
-    "svg": {"hidden": (16,), "batch_size": 16, "branches": 8, "starts": 8, "replay_ratio": 1.0},
+    "svg": {"hidden": (16,), "batch_size": 8, "look_ahead": 3, "replay_ratio": 1.0},
 }
 
 

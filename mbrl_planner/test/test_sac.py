@@ -11,7 +11,7 @@ from mbrl_planner.agents.mba import MBA, MBAConfig, fading
 from mbrl_planner.agents.mbpo import MBPO, MBPOConfig, rollout_length
 from mbrl_planner.agents.mve import MVE, Expansion, MVEConfig
 from mbrl_planner.agents.sac import SAC, Batch, SACConfig
-from mbrl_planner.agents.svg import SVG, SVGConfig, frozen
+from mbrl_planner.agents.svg import SVG, Future, SVGConfig, action_values, frozen
 from mbrl_planner.small_worlds import PointMassWorld, point_mass_score, train
 from mbrl_planner.testing import stationary_gain
 
@@ -103,7 +103,7 @@ def test_sac_learns_the_point_mass() -> None:
     assert point_mass_score(agent, world) >= 0.85
 
 
-# MBPO --------------------------------------------------------------------------------------------------------
+# MBPO -------------------------------------------------------------------------------------------------------
 
 
 def test_the_rollout_length_grows_as_in_the_paper() -> None:
@@ -291,20 +291,28 @@ def test_the_model_is_frozen_while_the_policy_learns_and_not_after() -> None:
 
 
 def test_the_gradient_reaches_the_policy_through_every_step() -> None:
-    """With a critic that says nothing, only the reward of the steps ahead can teach: the first has none
-    of the effect on later states, so that a look ahead of one and one of three must differ."""
+    """With a critic that says nothing, only the rewards ahead can teach, through all states before them."""
     gradients = []
     for look_ahead in (1, 3):
-        agent = SVG(
-            SPEC, SVGConfig(hidden=(8,), look_ahead=look_ahead, particles=1, temperature=1e-8), seed=0
-        )
-        with torch.no_grad():
-            agent.critic.scale.fill_(0.0)
+        agent = SVG(SPEC, SVGConfig(hidden=(8,), look_ahead=look_ahead, temperature=1e-8), seed=0)
+        agent.critic.scale.fill_(0.0)
         agent.generator.manual_seed(0)
-        value, _ = agent.imagined_return(Exact(), some().feature)
+        value = agent.imagined_return(agent.imagine(Exact(), some().feature))
         (gradient,) = torch.autograd.grad(value.mean(), [agent.policy.net.weights[0]])
         gradients.append(gradient)
     assert all(g.abs().sum() > 0 for g in gradients) and not torch.allclose(*gradients)
+
+
+def test_lambda_returns_of_a_future_by_hand() -> None:
+    future = Future(
+        torch.zeros(3, 1, 2), torch.zeros(3, 1, 1), torch.tensor([[0.1], [0.2], [0.3]]),
+        torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [0.5], [0.25]]),
+    )  # fmt: skip
+    soft = torch.tensor([[9.0], [5.0], [7.0]])
+    last = 2.0 + 0.9 * 0.5 * 7.0
+    first = 1.0 + 0.9 * 0.5 * (0.2 * 5.0 + 0.8 * (last - 0.5 * 0.2))
+    values = action_values(future, soft, torch.tensor(0.5), 0.9, 0.8)
+    torch.testing.assert_close(values, torch.tensor([[first], [last]]))
 
 
 @pytest.mark.learning
@@ -312,7 +320,7 @@ def test_svg_learns_the_point_mass() -> None:
     """Fails if the state is detached between the steps, or with the sign of the return turned."""
     world = PointMassWorld()
     config = SVGConfig(
-        hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, branches=200, replay_ratio=4.0
+        hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, look_ahead=5, replay_ratio=2.0
     )
     agent = SVG(world.spec, config, seed=0)
     train(agent, world, 500, seed=0, model=Exact())

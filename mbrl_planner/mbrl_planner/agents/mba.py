@@ -1,6 +1,6 @@
 """Model-based acceleration (Gu et al., 2016, https://arxiv.org/abs/1603.00748, section 5.2): imagined
-on-policy rollouts from where the robot has just been are mixed into off-policy learning, and faded out as real
-data come.
+on-policy rollouts from where the robot has just been are mixed into off-policy learning, and faded out as
+real data come.
 """
 
 from __future__ import annotations

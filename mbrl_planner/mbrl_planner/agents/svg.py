@@ -7,80 +7,155 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.types import Metrics
-from mbrl_planner.agents.mbpo import MBPO, MBPOConfig
-from mbrl_planner.agents.networks import descend
+from mbrl_dynamics.types import Metrics, ModelState
+from mbrl_planner.agents.networks import descend, follow
+from mbrl_planner.agents.sac import SAC, SACConfig
 
 
 @config
-class SVGConfig(MBPOConfig):
+class SVGConfig(SACConfig):
     """Configuration of SVG."""
 
-    actor_every: Annotated[int, Field(ge=1, description="critic steps a policy step [1]")] = 4
-    look_ahead: Annotated[int, Field(ge=1, description="imagined steps that are differentiated [steps]")] = 4
-    starts: Annotated[int, Field(ge=1, description="states a policy step looks ahead from [1]")] = 64
-    particles: Annotated[
-        int, Field(ge=1, description="imagined futures a state, each with its member [1]")
-    ] = 3
+    replay_ratio: Annotated[float, Field(gt=0, description="gradient steps a step of experience [1]")] = 2.0
+    batch_size: Annotated[int, Field(ge=1, description="futures imagined a gradient step [1]")] = 128
+    target_rate: Annotated[float, Field(gt=0, le=1, description="how fast the target critics follow [1]")] = (
+        0.02
+    )
+    look_ahead: Annotated[int, Field(ge=1, description="imagined steps that are differentiated [steps]")] = 8
+    trace: Annotated[
+        float, Field(ge=0, le=1, description="lambda: weight of longer returns in the critic's target [1]")
+    ] = 0.95
     clip: Annotated[float, Field(gt=0, description="largest norm of the policy's gradient [1]")] = 10.0
 
 
-class SVG(MBPO):
-    """MBPO's critic, and a policy that follows the gradient of its imagined return.
+class Future(NamedTuple):
+    """What is imagined from M states over H steps; differentiable in the policy."""
 
-    Each future keeps one member of the ensemble, so that its path is smooth in the actions. The members'
-    outcome noise is drawn and held fixed (the reparameterisation trick), and the model's weights are frozen.
+    feature: Tensor  # [H+1, M, Z]
+    action: Tensor  # [H+1, M, A]
+    log_prob: Tensor  # [H+1, M] of the actions
+    reward: Tensor  # [H, M]
+    alive: Tensor  # [H+1, M] probability that a state is reached
+
+
+class SVG(SAC):
+    """A policy that follows the gradient of its imagined return, and a critic fitted to the same futures.
+
+    Futures begin where the robot has been and follow the policy. Each keeps one member of the ensemble, so
+    that its path is smooth in the actions; outcomes are drawn with noise that is held fixed (the
+    reparameterisation trick); the model's weights are frozen.
     """
 
     Config = SVGConfig
+    model = "ensemble"
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
-        """Make `count` gradient steps of the critics, and some of the policy through the model."""
+        """Make `count` gradient steps of policy and critic."""
         assert model is not None
+        self.begin(buffer)
+        totals: dict[str, float] = {}
         with frozen(model):
-            self._through = model
-            return super().learn(buffer, model, count)
+            for batch in self.real(buffer, count):
+                for name, value in self.step(model, batch.feature).items():
+                    totals[name] = totals.get(name, 0.0) + float(value) / count
+        return totals
 
-    def step_policy(self, feature: Tensor) -> dict[str, Tensor]:
-        """Ascend the gradient of the imagined return (MAAC, equation 5), and tune the temperature."""
+    def step(self, model: Model, feature: Tensor) -> dict[str, Tensor]:
+        """One gradient step from features [M, Z] on."""
+        future = self.imagine(model, feature)
         temperature = self.log_temperature.exp()
-        value, entropy = self.imagined_return(self._through, feature[: self.config.starts])
-        loss = -value.mean()
+        loss = -self.imagined_return(future).mean()
         descend(loss, self.optimizers["policy"], self.config.clip)
-        entropy = entropy.detach().mean()
+        entropy = -future.log_prob.detach().mean()
         if self.config.tune_temperature:
             excess = entropy - self.config.target_entropy * self.spec.inner_action_dim
             descend(temperature * excess, self.optimizers["temperature"])
-        return {"policy_loss": loss.detach(), "entropy": entropy, "temperature": temperature.detach()}
+        critic_loss, value = self.fit_critic(Future(*(x.detach() for x in future)))
+        return {
+            "policy_loss": loss.detach(),
+            "critic_loss": critic_loss,
+            "value": value,
+            "entropy": entropy,
+            "temperature": temperature.detach(),
+        }
 
-    def imagined_return(self, model: Model, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Discounted soft return [M, P] over the look ahead, with the critic's value at its end, and the
-        policy's entropy at the beginning [M, P], for features [M, Z]; differentiable in the policy.
-        """
-        temperature, particles = self.log_temperature.exp().detach(), self.config.particles
+    def imagine(self, model: Model, feature: Tensor) -> Future:
+        """The policy's futures from features [M, Z] on."""
         obs = feature * self.normalizer.std + self.normalizer.mean
-        state = model.spread(model.observe(None, None, {"vector": obs}), particles)
-        feature = feature.unsqueeze(1).expand(-1, particles, -1)
-        action, log_prob = self.policy.sample(feature, self.generator)
-        entropy, total = -log_prob, torch.zeros_like(log_prob)
-        worth = torch.ones_like(log_prob)  # of a unit of reward: discount and survival
-        for _ in range(self.config.look_ahead):
+        state = one_particle(model, model.observe(None, None, {"vector": obs}), self.generator)
+        alive = torch.ones(len(obs), device=self.device)
+        features, actions, log_probs, rewards, reached = [], [], [], [], []
+        for h in range(self.config.look_ahead + 1):
+            action, log_prob = self.policy.sample(feature, self.generator)
+            features.append(feature)
+            actions.append(action)
+            log_probs.append(log_prob)
+            reached.append(alive)
+            if h == self.config.look_ahead:
+                break
             ahead = model.step(state, action, self.generator)
             assert ahead.obs is not None and ahead.reward is not None
-            total = total + worth * (ahead.reward - temperature * log_prob)
-            worth = self.config.discount * (worth if ahead.alive is None else worth * ahead.alive)
+            rewards.append(ahead.reward)
+            alive = alive if ahead.alive is None else alive * ahead.alive
             state, feature = ahead.state, self.normalizer(ahead.obs)
-            action, log_prob = self.policy.sample(feature, self.generator)
-        value = self.critic(feature.flatten(0, 1), action.flatten(0, 1)).amin(0).view_as(log_prob)
-        return total + worth * (value - temperature * log_prob), entropy
+        return Future(*(torch.stack(x) for x in (features, actions, log_probs, rewards, reached)))
+
+    def imagined_return(self, future: Future) -> Tensor:
+        """Discounted soft return [M] over the look ahead, and the critic's value after it (MAAC, eq. 5)."""
+        temperature = self.log_temperature.exp().detach()
+        last = self.critic(future.feature[-1], future.action[-1]).amin(0)
+        earned = torch.cat([future.reward, last.unsqueeze(0)]) - temperature * future.log_prob
+        power = torch.arange(len(earned), device=self.device).unsqueeze(1)
+        return (self.config.discount**power * future.alive * earned).sum(0)
+
+    def fit_critic(self, future: Future) -> tuple[Tensor, Tensor]:
+        """Fit the critics to the lambda-returns of the futures; loss, and mean value."""
+        features, actions = future.feature.flatten(0, 1), future.action.flatten(0, 1)
+        with torch.no_grad():
+            temperature = self.log_temperature.exp()
+            soft = self.target_critic(features, actions).amin(0).view_as(future.log_prob)
+            soft = soft - temperature * future.log_prob
+            target = action_values(future, soft, temperature, self.config.discount, self.config.trace)
+        count = target.numel()
+        values = self.critic(features[:count], actions[:count])
+        error = ((values - target.flatten()) / self.critic.scale).square()
+        loss = 0.5 * (error * future.alive[:-1].flatten()).mean(-1).sum()
+        descend(loss, self.optimizers["critic"])
+        follow(self.target_critic, self.critic, self.config.target_rate)
+        return loss.detach(), values.detach().mean()
+
+
+def action_values(future: Future, soft: Tensor, temperature: Tensor, discount: float, trace: float) -> Tensor:
+    """Lambda-returns of the actions taken [H, M], for soft values [H+1, M] of states with their actions.
+
+    Q_h = r_h + discount alive_h ((1 - trace) V_{h+1} + trace (Q_{h+1} - temperature log pi_{h+1})), where the
+    last step ahead has V alone.
+    """
+    going = future.alive[1:] / future.alive[:-1].clamp(min=1e-6)
+    ahead, targets = soft[-1], []
+    for h in reversed(range(len(future.reward))):
+        target = future.reward[h] + discount * going[h] * ahead
+        ahead = (1.0 - trace) * soft[h] + trace * (target - temperature * future.log_prob[h])
+        targets.append(target)
+    return torch.stack(targets[::-1])
+
+
+def one_particle(model: Model, state: ModelState, generator: torch.Generator) -> ModelState:
+    """For each of M states one particle [M, ...], drawn from those that the model would use for it."""
+    spread = model.spread(state, getattr(model, "elites", 1))
+    (leaf, *_) = pytree.tree_leaves(spread)
+    rows = torch.arange(leaf.shape[0], device=leaf.device)
+    index = torch.randint(leaf.shape[1], rows.shape, generator=generator, device=leaf.device)
+    return pytree.tree_map(lambda x: x[rows, index], spread)
 
 
 @contextmanager
