@@ -16,6 +16,7 @@ setup(
             "planner_node = mbrl_planner.ros.planner_node:main",
         ],
         "mbrl.agents": [
+            "dyna_q = mbrl_planner.agents.dyna_q:DynaQ",
             "mba = mbrl_planner.agents.mba:MBA",
             "mbpo = mbrl_planner.agents.mbpo:MBPO",
             "mve = mbrl_planner.agents.mve:MVE",
