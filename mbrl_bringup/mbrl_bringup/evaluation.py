@@ -26,11 +26,17 @@ class Evaluation:
     frames: int  # the same in frames of the world
     wall_s: float  # since the training began [s]
     returns: list[float] = field(default_factory=list)  # of the episodes
+    updates: int = 0  # gradient steps that the agent had made
 
     @property
     def score(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns)) if self.returns else float("nan")
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the episodes."""
+        return float(np.std(self.returns)) if self.returns else float("nan")
 
 
 def evaluate(agent: PolicyAgent, worlds: Worlds) -> tuple[list[float], list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shlex
 import sys
@@ -13,69 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from mbrl_bringup.evaluation import Driver, Evaluation, evaluate
+from mbrl_bringup.evidence import MODEL
 from mbrl_bringup.result import commit_id, machine_name
-from mbrl_bringup.stack import file_parameters, params_file, task_file
-from mbrl_bringup.train_config import TrainConfig
+from mbrl_bringup.tally import Tally
+from mbrl_bringup.train_config import TrainConfig, settings_given
+from mbrl_bringup.train_setup import configurations, make_model
 from mbrl_bringup.training_result import TrainingResult
-from mbrl_dynamics import checkpoint, plugins, snapshot
-from mbrl_dynamics.config import build
+from mbrl_dynamics import checkpoint, snapshot
+from mbrl_dynamics.episodes import read
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Budget
-from mbrl_dynamics.models.with_task import WithTask
 from mbrl_dynamics.transition import Transition
-from mbrl_planner.agent_trainer import CHECKPOINT, AgentTrainer, remember
+from mbrl_dynamics.types import Metrics
+from mbrl_planner.agent_trainer import CHECKPOINT, DATASET, AgentTrainer, remember
 from mbrl_planner.agents.base import PolicyAgent
 from mbrl_sim.worlds import Worlds
 
 SAVE_PERIOD = 60.0  # between two checkpoints [s]
 LIMIT = 2000  # gradient steps between two looks at the clock and the user
-
-
-def configurations(settings: TrainConfig, given: Mapping[str, str]) -> tuple[Any, Any, Any, Any]:
-    """The agent's class and configuration, and those of its dynamics model (None where it needs none).
-
-    They come from the same files as the parameters of policy_node and dynamics_node, then from `given`
-    (name -> text, as in `mbpo.replay_ratio`).
-
-    Raises:
-        UserError: something is unknown, of the wrong type or out of range.
-    """
-    agent_class = plugins.find("agents", settings.agent)
-    if not (isinstance(agent_class, type) and issubclass(agent_class, PolicyAgent)):
-        raise UserError(f"agent '{settings.agent}' learns no policy; valid: {', '.join(trainable())}")
-    group = settings.agent.rpartition(":")[2]
-    kind = settings.model or agent_class.model
-    model_class = plugins.find("models", kind) if kind else None
-    values: dict[str, dict[str, Any]] = {group: {}, kind: {}}
-    for path in (task_file(settings.task), params_file(settings.params_file)):
-        for node, name in (("policy_node", group), ("dynamics_node", kind)):
-            found = {} if path is None else file_parameters(path, node, "")
-            prefix = f"{name}."
-            values[name] |= {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
-    for key, text in given.items():
-        prefix, _, name = key.rpartition(".")
-        if prefix not in values or not prefix:
-            raise UserError(f"unknown parameter '{key}'; valid: {', '.join(f'{n}.*' for n in values if n)}")
-        values[prefix][name] = yaml.safe_load(text)
-    agent_config: Any = build(agent_class.Config, values[group], group)
-    model_config: Any = None if model_class is None else build(model_class.Config, values[kind], kind)
-    return agent_class, agent_config, model_class, model_config
-
-
-def trainable() -> list[str]:
-    """Names of all installed agents that learn a policy."""
-    found = []
-    for name in plugins.names("agents"):
-        try:
-            agent = plugins.find("agents", name)
-        except UserError:
-            continue  # one that cannot be imported; naming it tells why
-        if isinstance(agent, type) and issubclass(agent, PolicyAgent):
-            found.append(name)
-    return found
 
 
 class Training:
@@ -88,7 +44,8 @@ class Training:
         say: told what is worth showing, as it happens.
 
     Raises:
-        UserError: an argument is wrong, or the folder is of another agent, task or dynamics.
+        UserError: an argument is wrong, there is nothing to learn from offline, or the folder is of another
+            agent, task or dynamics; nothing in it is changed then.
     """
 
     def __init__(
@@ -100,18 +57,29 @@ class Training:
     ) -> None:
         self.settings, self.folder, self.say = settings, folder, say
         torch.set_num_threads(settings.threads)
-        agent_class, agent_config, self._model_class, model_config = configurations(settings, given or {})
+        self.given = dict(given or {})
+        self._open: list[Any] = []  # to be closed
+        try:
+            self._assemble()
+        except BaseException:
+            self.close()
+            raise
+
+    def _assemble(self) -> None:
+        settings = self.settings
+        agent_class, agent_config, model_class, model_config = configurations(settings, self.given)
         options: dict[str, Any] = {"action_repeat": settings.action_repeat, "image_size": settings.image_size}
         self.worlds = Worlds(
             settings.task, settings.worlds, seed=settings.seed, processes=settings.worlds > 1, **options
         )
+        self._open.append(self.worlds)
         self.judges = Worlds(settings.task, settings.eval_episodes, seed=settings.seed, **options)
+        self._open.append(self.judges)
         self.task, self.spec = self.worlds.task, self.worlds.spec
-        agent = agent_class(self.spec, agent_config, seed=settings.seed, device=settings.device)
-        self.agent: PolicyAgent = agent
-        self.model, self.usable = self._make_model(model_config)
-        self.trainer = AgentTrainer(agent, settings.agent, folder, record=not settings.offline)
-        self.driver = Driver(agent, self.spec, settings.worlds, settings.seed)
+        self.agent: PolicyAgent = agent_class(
+            self.spec, agent_config, seed=settings.seed, device=settings.device
+        )
+        self.model, self.usable = make_model(settings, self.task, self.spec, model_class, model_config)
         self.result = TrainingResult(
             task=settings.task,
             agent=settings.agent,
@@ -120,15 +88,36 @@ class Training:
             action_repeat=self.task.action_repeat,
             model="" if self.model is None else (settings.model or agent_class.model),
             reward="" if self.model is None else ("learned" if self.usable is self.model else "known"),
+            settings=settings_given(settings, self.given),
             commit=commit_id(),
             machine=machine_name(),
             command=shlex.join(["mbrl", *sys.argv[1:]]),
         )
-        self.result.recall(folder)
-        self._spent = self.result.wall_s  # by the sessions before [s]
-        self._began = self._saved = time.monotonic()
         self._fitted = 0  # steps that the model was fitted to
+        self._recall()
+        self.driver = Driver(self.agent, self.spec, settings.worlds, settings.seed)
+        self._began = self._saved = time.monotonic()
+
+    def _recall(self) -> None:
+        """Go on from what the folder holds, or begin there."""
+        self.result.recall(self.folder)
+        self._spent = self.result.wall_s  # by the sessions before [s]
+        self._events = list(self.result.events)  # of the sessions before
         self._recall_model()
+        offline = self.settings.offline
+        self.trainer = AgentTrainer(self.agent, self.settings.agent, self.folder, record=not offline)
+        self._open.append(self.trainer)
+        self.tally = Tally()
+        if offline:
+            if not remember(self.trainer.buffer, Path(offline)):
+                raise UserError(f"the dataset '{offline}' holds no steps to learn from")
+            marks = self.result.evaluations  # what came after the checkpoint is learned again
+            self.result.evaluations = [mark for mark in marks if mark.updates <= self.agent.updates]
+        else:  # result.json may be older than the dataset
+            for state in read(self.folder / DATASET, ("state",)):
+                assert isinstance(state, Transition)
+                self.tally.hear(state)
+        self.result.episodes = self.tally.episodes
 
     def run(self, ended: Callable[[], bool] = lambda: False) -> TrainingResult:
         """Train until the frames are used up, or `ended` says so."""
@@ -139,32 +128,30 @@ class Training:
                 self._learn_by_acting(ended)
             self.result.finished = not ended()
         finally:
-            self._note()
-            self.trainer.save(fitted=self._fitted)
-            self.trainer.close()
-            self.worlds.close()
-            self.judges.close()
+            try:
+                self._save()
+            finally:
+                self.close()
         return self.result
+
+    def close(self) -> None:
+        """End the worlds and the recording."""
+        while self._open:
+            self._open.pop().close()
 
     # Acting -------------------------------------------------------------------------------------------------
 
     def _learn_by_acting(self, ended: Callable[[], bool]) -> None:
-        count = len(self.worlds)
         steps = math.ceil(self.settings.frames / self.task.action_repeat)
         states = self._begin()
-        returns, lengths = np.zeros(count), np.zeros(count, int)
         while self.trainer.env_steps < steps and not ended():
             states = self.worlds.step(self.driver.decide(states, explore=True))
             over = [i for i, state in enumerate(states) if state.last]
-            returns += [state.reward for state in states]
-            lengths += 1
             for state in states:
-                self.trainer.hear(state)
+                self._hear(state)
             for i in over:
-                self._episode_over(float(returns[i]), int(lengths[i]))
-                returns[i], lengths[i] = 0.0, 0
                 states[i] = self.worlds.reset(i)
-                self.trainer.hear(states[i])
+                self._hear(states[i])
             self._fit_if_due(bool(over))
             self._learn(ended)
             self._evaluate_if_due()
@@ -174,44 +161,42 @@ class Training:
         seeds = np.random.SeedSequence((self.settings.seed, done)).generate_state(len(self.worlds)) >> 1
         states = self.worlds.reset_all([int(seed) for seed in seeds])
         for state in states:
-            self.trainer.hear(state)
+            self._hear(state)
         return states
 
-    def _episode_over(self, total: float, steps: int) -> None:
-        self.result.episodes.append((total, steps))
-        self.say("episode", {"return": total, "steps": steps, "env_steps": self.trainer.env_steps})
+    def _hear(self, state: Transition) -> None:
+        self.trainer.hear(state)
+        if self.tally.hear(state):
+            total, steps = self.tally.episodes[-1]
+            self._tell("episode", {"return": total, "steps": steps, "episode": len(self.tally.episodes)})
 
     # Learning -----------------------------------------------------------------------------------------------
 
     def _learn(self, ended: Callable[[], bool]) -> None:
         usable = self.usable if self._fitted else None
-        while not ended():
-            metrics = self.trainer.update(usable, limit=LIMIT)
-            if not metrics:
-                break
-            self.say(
-                "update", {**metrics, "env_steps": self.trainer.env_steps, "updates": self.agent.updates}
-            )
-        self.result.events = list(self.trainer.events)
+        while not ended() and self._advance(lambda: self.trainer.update(usable, limit=LIMIT)):
+            pass
         if time.monotonic() - self._saved > SAVE_PERIOD:
-            self._note()
-            self.trainer.save(fitted=self._fitted)
-            self._saved = time.monotonic()
+            self._save()
+
+    def _advance(self, learn: Callable[[], Metrics]) -> bool:
+        """Let the agent learn, and tell of it; returns whether there is anything to tell."""
+        begin, before = time.monotonic(), self.agent.updates
+        metrics = learn()
+        if metrics:
+            rate = (self.agent.updates - before) / max(time.monotonic() - begin, 1e-9)
+            self._tell("update", {**metrics, "updates_per_s": rate})
+        return bool(metrics)
 
     def _learn_offline(self, ended: Callable[[], bool]) -> None:
-        settings, folder = self.settings, Path(self.settings.offline)
-        if not remember(self.trainer.buffer, folder):
-            raise UserError(f"the dataset '{folder}' holds no steps to learn from")
-        if self.model is not None:
+        settings = self.settings
+        if self.model is not None and self._fitted < self.trainer.env_steps:
             self._fit()
         usable, every = self.usable, max(settings.updates // 10, 1)
         while self.agent.updates < settings.updates and not ended():
             before = self.agent.updates
-            limit = min(every - before % every, settings.updates - before)
-            metrics = self.trainer.advance(usable, limit)
-            self.say(
-                "update", {**metrics, "env_steps": self.trainer.env_steps, "updates": self.agent.updates}
-            )
+            limit = min(every - before % every, settings.updates - before, LIMIT)
+            self._advance(lambda limit=limit: self.trainer.advance(usable, limit))  # type: ignore[misc]
             if self.agent.updates // every > before // every:
                 self._evaluate()
 
@@ -228,15 +213,8 @@ class Training:
         begin = time.monotonic()
         metrics = self.model.fit(self.trainer.buffer, Budget(self.settings.fit_steps))
         self._fitted = self.trainer.env_steps
-        self.say(
-            "fit",
-            {
-                "holdout_error": metrics["holdout_error"],
-                "train_loss": metrics["train_loss"],
-                "fit_seconds": time.monotonic() - begin,
-                "env_steps": self._fitted,
-            },
-        )
+        told = {name: metrics[name] for name in ("holdout_error", "train_loss")}
+        self._tell("fit", {**told, "fit_seconds": time.monotonic() - begin})
         self._save_model(metrics)
 
     # Looking ------------------------------------------------------------------------------------------------
@@ -252,52 +230,37 @@ class Training:
         returns, self.result.decision_ms = evaluate(self.agent, self.judges)
         self.agent.noise.set_state(noise)
         steps = self.trainer.env_steps
-        mark = Evaluation(steps, steps * self.task.action_repeat, self._wall(), returns)
+        mark = Evaluation(steps, steps * self.task.action_repeat, self._wall(), returns, self.agent.updates)
         self.result.evaluations.append(mark)
-        self.say(
-            "evaluation",
-            {"score": mark.score, "env_steps": steps, "frames": mark.frames, "updates": self.agent.updates},
-        )
-        self._note()
+        self._tell("evaluation", {"score": mark.score, "spread": mark.spread})
+        self._save()
+
+    def _tell(self, kind: str, values: Mapping[str, float]) -> None:
+        steps = self.trainer.env_steps
+        where = {"env_steps": steps, "frames": steps * self.task.action_repeat, "updates": self.agent.updates}
+        self.say(kind, {**values, **where})
 
     def _wall(self) -> float:
         return self._spent + time.monotonic() - self._began
 
-    def _note(self) -> None:
+    # Keeping ------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Checkpoint, and what came of it so far: a training that is killed goes on from here."""
+        self.trainer.save(fitted=self._fitted)
         self.result.env_steps, self.result.wall_s = self.trainer.env_steps, self._wall()
+        self.result.events = self._events + self.trainer.events
+        if self.trainer.recording_error:
+            self.result.events.append(self.trainer.recording_error)
         self.result.write(self.folder)
-
-    # The model ----------------------------------------------------------------------------------------------
-
-    def _make_model(self, model_config: Any) -> tuple[Any, Any]:
-        """The model, and the model with rewards that the agent learns with."""
-        if self._model_class is None:
-            return None, None
-        wanted, known = self.settings.reward, knows_reward(self.task)
-        learned = wanted == "learned" or (wanted == "auto" and not known)
-        if wanted == "known" and not known:
-            raise UserError(
-                f"the reward of task '{self.settings.task}' is known to its world alone: learn it"
-            )
-        fields = {entry.name for entry in dataclasses.fields(model_config)}
-        if learned and "rewards" in fields:
-            model_config = dataclasses.replace(model_config, rewards=True)
-            if not known and "terminations" in fields:
-                model_config = dataclasses.replace(
-                    model_config, terminations=getattr(self.task, "terminates", True)
-                )
-        model = self._model_class(self.spec, model_config, seed=self.settings.seed)
-        if learned and not model.capabilities.rewards:
-            raise UserError(
-                f"model '{self.settings.model}' cannot learn rewards, and the task does not tell them"
-            )
-        return model, model if model.capabilities.rewards else WithTask(model, self.task)
+        self._saved = time.monotonic()
 
     def _save_model(self, metrics: Mapping[str, float]) -> None:
         name = self.result.model
         packed = snapshot.pack(self.model, model_id=name, run_id="", version=1, metrics=metrics)
         progress = checkpoint.Progress(steps=self._fitted, metrics=dict(metrics))
         checkpoint.save(self.folder / CHECKPOINT, self.model, packed, progress)
+        snapshot.write_atomically(self.folder / MODEL, packed.weights)
 
     def _recall_model(self) -> None:
         if self.model is None:
@@ -307,14 +270,3 @@ class Training:
         except ValueError as error:
             raise UserError(str(error)) from None
         self._fitted = 0 if progress is None else progress.steps
-
-
-def knows_reward(task: Any) -> bool:
-    """Whether a task tells its reward as a function of observations and actions."""
-    spec = task.spec
-    obs, action = np.zeros((1, spec.observation_dim)), np.zeros((1, spec.inner_action_dim))
-    try:
-        task.reward(obs, action, obs)
-    except NotImplementedError:
-        return False
-    return True

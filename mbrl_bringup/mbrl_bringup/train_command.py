@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ import yaml
 
 from mbrl_bringup.demo import StopFlag, new_folder
 from mbrl_bringup.result import atomic_write
-from mbrl_bringup.train import Training, configurations
+from mbrl_bringup.scalars import Scalars
+from mbrl_bringup.tether import tethered
+from mbrl_bringup.train import Training
 from mbrl_bringup.train_config import TrainConfig, TrainOptions
+from mbrl_bringup.train_setup import configurations
+from mbrl_bringup.train_show import show
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
 
@@ -29,6 +35,8 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
     Raises:
         UserError: an argument or a parameter is wrong, or a folder cannot be gone on with.
     """
+    if options.resume and options.seeds:
+        raise UserError("either one run is resumed or several seeds are trained, not both")
     folder = Path(options.resume) if options.resume else None
     if folder is not None:
         arguments, parameters = remembered(folder, arguments, parameters)
@@ -37,20 +45,48 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
     if options.seeds:
         return _several(arguments, parameters, options)
     interrupt = StopFlag()
+    interrupt.install()
+    new = folder is None
     if folder is None:
         folder = new_folder(
             Path(options.runs), f"{settings.task.replace('/', '-')}-{settings.agent.rpartition(':')[2]}"
         )
+    listeners: list[Any] = []
+
+    def say(kind: str, values: Mapping[str, float]) -> None:
+        for listener in listeners:
+            listener(kind, values)
+
+    try:
+        training = Training(settings, folder, parameters, say)
+    except UserError:
+        if new:
+            _unmake(folder)
+        raise
     (folder / MEMORY).write_text(
         yaml.safe_dump({"arguments": dict(arguments), "parameters": dict(parameters)}, sort_keys=False)
     )
     print(f"mbrl: training goes to {folder}", flush=True)
-    interrupt.install()
-    result = Training(settings, folder, parameters, Narrator()).run(interrupt)
+    listeners += [
+        show(f"{settings.task}: {settings.agent}, seed {settings.seed}"),
+        Scalars(folder, "updates" if settings.offline else "frames"),
+    ]
+    try:
+        result = training.run(interrupt)
+    finally:
+        for listener in listeners:
+            listener.close()
     if options.out:
         atomic_write(Path(options.out), json.dumps(result.as_json(), indent=1) + "\n")
     print(f"result: {folder / 'result.json'}", flush=True)
     return 130 if interrupt() else 0
+
+
+def _unmake(folder: Path) -> None:
+    """Remove a folder that was made for nothing, and the folder of runs if it is the only one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
 
 
 def remembered(
@@ -70,71 +106,53 @@ def remembered(
 
 def _several(arguments: Mapping[str, Any], parameters: Mapping[str, str], options: TrainOptions) -> int:
     """Each seed in a process of its own, `jobs` at a time; a seed that fails does not stop the others."""
-    waiting = [int(seed) for seed in options.seeds.split(",")]
+    interrupt = StopFlag()
+    interrupt.install()
+    waiting = list(dict.fromkeys(int(seed) for seed in options.seeds.split(",")))
     running: dict[int, subprocess.Popen[bytes]] = {}
-    base = Path(options.runs).absolute() / time.strftime("%Y-%m-%d_%H-%M-%S-seeds")
-    results: dict[int, Any] = {}
+    base = new_folder(Path(options.runs), "seeds")
+    shared = options.jobs > 1 and sys.stdout.isatty()  # two tables cannot be drawn on one terminal
     failed = 0
     try:
-        while waiting or running:
+        while (waiting or running) and not interrupt():
             while waiting and len(running) < options.jobs:
                 seed = waiting.pop(0)
-                out = base / f"seed{seed}.json"
-                out.parent.mkdir(parents=True, exist_ok=True)
-                running[seed] = subprocess.Popen(_command(arguments, parameters, seed, base, out))
+                command = _command(arguments, parameters, seed, base, options)
+                running[seed] = _start(command, base / f"seed{seed}.txt" if shared else None)
             time.sleep(0.2)
-            for seed, process in [(s, p) for s, p in running.items() if p.poll() is not None]:
-                del running[seed]
-                failed |= process.returncode
-                if process.returncode == 0:
-                    results[seed] = json.loads((base / f"seed{seed}.json").read_text())
+            for seed in [seed for seed, process in running.items() if process.poll() is not None]:
+                failed = running.pop(seed).returncode or failed
     finally:
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
-        if options.out and results:
-            found = [results[seed] for seed in sorted(results)]
+        found = [json.loads(path.read_text()) for path in base.glob("seed*.json")]
+        if options.out and found:
+            found.sort(key=lambda result: int(result["seed"]))
             atomic_write(Path(options.out), json.dumps(found, indent=1) + "\n")
-    return failed
+    return 130 if interrupt() else failed
+
+
+def _start(command: list[str], log: Path | None) -> subprocess.Popen[bytes]:
+    if log is None:
+        return subprocess.Popen(command)
+    print(f"mbrl: watch {log}", flush=True)
+    with log.open("wb") as file:
+        return subprocess.Popen(command, stdout=file)
 
 
 def _command(
-    arguments: Mapping[str, Any], parameters: Mapping[str, str], seed: int, runs: Path, out: Path
-) -> Sequence[str]:
+    arguments: Mapping[str, Any],
+    parameters: Mapping[str, str],
+    seed: int,
+    base: Path,
+    options: TrainOptions,
+) -> list[str]:
     command = [sys.executable, "-m", "mbrl_bringup.cli", "train"]
-    for name, value in {**arguments, "seed": seed, "runs": runs, "out": out}.items():
+    own = {"seed": seed, "runs": base, "out": base / f"seed{seed}.json", "video": options.video}
+    for name, value in {**arguments, **own}.items():
         command += [f"--{name.replace('_', '-')}={value}"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
-    return command
-
-
-class Narrator:
-    """Tells on the terminal how a training goes: a line an evaluation, and one an episode in between."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._newest: dict[str, float] = {}
-
-    def __call__(self, kind: str, values: Mapping[str, float]) -> None:
-        """Something happened."""
-        self._newest |= values
-        minutes = (time.monotonic() - self._began) / 60.0
-        if kind == "episode":
-            self._print(f"{minutes:6.1f} min  step {values['env_steps']:>7}  return {values['return']:9.1f}")
-        elif kind == "evaluation":
-            losses = ", ".join(
-                f"{name} {self._newest[name]:.3g}"
-                for name in ("critic_loss", "value", "entropy", "model_loss", "holdout_error")
-                if name in self._newest
-            )
-            score = f"frame {values['frames']:>6}  EVALUATION {values['score']:7.1f}"
-            self._print(f"{minutes:6.1f} min  {score}  {losses}")
-
-    @staticmethod
-    def _print(text: str) -> None:
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # nobody listens any more; the training goes on
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return tethered(command, os.getpid())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from mbrl_dynamics.config import Field, config
 
@@ -50,6 +52,14 @@ class TrainConfig:
     ] = ""
 
 
+def settings_given(settings: TrainConfig, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """What makes a training another one: arguments that are not the defaults, and the parameters."""
+    known = ("agent", "task", "seed")  # every result tells these by themselves
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in known]
+    values = {name: getattr(settings, name) for name in names}
+    return {**{n: v for n, v in values.items() if v != getattr(TrainConfig, n)}, **parameters}
+
+
 @config
 class TrainOptions:
     """How `mbrl train` runs, beside what it trains."""
@@ -62,4 +72,5 @@ class TrainOptions:
         str, Field(pattern=r"^(\d+(,\d+)*)?$", description="train several seeds, for example 0,1,2")
     ] = ""
     jobs: Annotated[int, Field(ge=1, description="seeds trained at the same time [1]")] = 1
+    video: Annotated[bool, Field(description="whether to film an episode for the report")] = True
     out: Annotated[str, Field(description="file for the results of all seeds (JSON); empty = none")] = ""

@@ -35,6 +35,7 @@ ROSDEP = {
     "rosbags": "python3-rosbags-pip",
     "safetensors": "python3-safetensors-pip",
     "scipy": "python3-scipy",
+    "tensorboardX": "python3-tensorboardx-pip",
     "torch": "python3-pytorch-pip",
     "yaml": "python3-yaml",
 }
