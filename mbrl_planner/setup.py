@@ -22,6 +22,7 @@ setup(
             "mve = mbrl_planner.agents.mve:MVE",
             "sac = mbrl_planner.agents.sac:SAC",
             "svg = mbrl_planner.agents.svg:SVG",
+            "tdmpc = mbrl_planner.agents.tdmpc:TDMPC",
         ],
         "mbrl.planners": [
             "cem = mbrl_planner.planners.cem:CEM",

@@ -47,14 +47,19 @@ class Stack(nn.Module):
             nn.init.zeros_(self.weights[-1])
             nn.init.zeros_(self.biases[-1])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs [M, I], or [E, M, I] where each member has its own; outputs [E, M, O]."""
-        members = self.weights[0].shape[0]
-        x = x.expand(members, -1, -1) if x.ndim == 2 else x
-        for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """Inputs [M, I], or [E, M, I] where each member has its own; outputs [E, M, O].
+
+        Args:
+            members: [K] indices of those that are wanted, of which E = K; None = all.
+        """
+        pairs = list(zip(self.weights, self.biases, strict=True))
+        layers: Layers = pairs if members is None else [(w[members], b[members]) for w, b in pairs]
+        x = x.expand(len(layers[0][0]), -1, -1) if x.ndim == 2 else x
+        for weight, bias in layers[:-1]:
             x = torch.baddbmm(bias, x, weight)
             x = F.relu(F.layer_norm(x, x.shape[-1:]) if self.norm else x)
-        return torch.baddbmm(self.biases[-1], x, self.weights[-1])
+        return torch.baddbmm(layers[-1][1], x, layers[-1][0])
 
 
 class Critic(nn.Module):
