@@ -45,15 +45,18 @@ def main(arguments: list[str]) -> int:
     import cv2
 
     from mbrl_dynamics.errors import UserError
-    from mbrl_dynamics.plugins import find
-    from mbrl_sim.simulator import Simulator
+    from mbrl_dynamics.plugins import make_task
+    from mbrl_sim.physics import make_simulator
 
     task_name, source, period, out = arguments
-    task = find("tasks", task_name)()
+    task = make_task(task_name)
+    if not hasattr(task, "pose"):
+        print(f"error: the observations of '{task_name}' do not tell how it stood", file=sys.stderr)
+        return 1
     observations = np.load(source)
     stride = max(1, round(1.0 / (float(period) * MAX_FPS)))
     fps = 1.0 / (float(period) * stride)
-    simulator = Simulator(task)
+    simulator = make_simulator(task)
     writer = None
     try:
         for observation in observations[::stride]:

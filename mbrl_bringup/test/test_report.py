@@ -19,6 +19,7 @@ from mbrl_bringup.plots import error_by_horizon
 from mbrl_bringup.report import CURVE, FORECAST, VIDEO, goal_rows, write_report
 from mbrl_bringup.result import Episode, Result, read, write
 from mbrl_bringup.table import COLUMNS, RunTable, cells
+from mbrl_bringup.video import film
 from mbrl_dynamics.episodes import EpisodeStore
 from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_dynamics.plugins import names
@@ -168,6 +169,12 @@ def test_without_a_renderer_the_report_says_so(run: Path, monkeypatch: pytest.Mo
     essence = write_report(run)
     assert "There is no video: " in essence and "There is no video: " in (run / "report.md").read_text()
     assert not (run / VIDEO).exists()
+
+
+def test_a_task_that_cannot_tell_how_it_stood_is_not_filmed(tmp_path: Path) -> None:
+    np.save(tmp_path / "seen.npy", np.zeros((3, 6)))
+    reason = film("dm_control/reacher-easy", tmp_path / "seen.npy", 0.02, tmp_path / "video.webm")
+    assert reason == "the observations of 'dm_control/reacher-easy' do not tell how it stood"
 
 
 def test_a_run_that_was_interrupted_at_once_has_a_report(tmp_path: Path) -> None:

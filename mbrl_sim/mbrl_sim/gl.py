@@ -7,6 +7,7 @@ import os
 import sys
 
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+_OFF = ("disable", "disabled", "off", "false", "0")  # as MuJoCo understands it
 
 
 def choose_backend() -> str:
@@ -19,6 +20,8 @@ def choose_backend() -> str:
     if chosen in _LIBRARIES and not _loads(_LIBRARIES[chosen]):
         os.environ["MUJOCO_GL"] = "disable"  # importing MuJoCo would fail altogether
         return f"MUJOCO_GL is '{chosen}', but {_LIBRARIES[chosen]} is not installed"
+    if chosen in _OFF:
+        return f"MUJOCO_GL is '{chosen}'"
     if chosen:
         return ""
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):

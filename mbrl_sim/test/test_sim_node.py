@@ -13,7 +13,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from visualization_msgs.msg import MarkerArray
 
-from mbrl_dynamics.ros.convert import doubles, spec_from_msg
+from mbrl_dynamics.plugins import make_task
+from mbrl_dynamics.ros.convert import doubles, spec_from_msg, transition_from_msg
 from mbrl_dynamics.ros.testing import LATCHED_QOS, eventually, isolated_domain, peer, start_node
 from mbrl_msgs.action import Reset
 from mbrl_msgs.msg import Action, Spec, State, WorldStatus
@@ -28,6 +29,8 @@ class Driver:
     def __init__(self, me):
         self.me = me
         self.states = me.listen(State, "state")
+        self.specs = me.listen(Spec, "spec", LATCHED_QOS)
+        self.joints = me.listen(JointState, "joint_states")
         self.statuses = me.listen(WorldStatus, "world_status", LATCHED_QOS)
         self.publisher = me.publisher(Action, "action")
         self.resets = me.action_client(Reset, "reset")
@@ -49,10 +52,15 @@ class Driver:
         eventually(lambda: self.newest.step == step, f"step {step} does not come")
         return self.newest
 
-    def advance(self):
+    @property
+    def spec(self):
+        eventually(lambda: self.specs, "no Spec")
+        return self.specs[-1]
+
+    def advance(self, *values):
         """Answer the newest State and wait for the next."""
         step = self.newest.step
-        self.send()
+        self.send(*values)
         return self.reached(step + 1)
 
     def told(self, condition):
@@ -218,6 +226,45 @@ def test_everything_there_is_to_see():
         assert topics["diagnostics"][-1].status[0].name == "/robot1/sim_node"
 
 
+def test_worlds_of_other_libraries_keep_the_contract():
+    with simulation(task="dm_control/reacher-easy", action_repeat=2) as world:
+        spec = spec_from_msg(world.spec)
+        assert spec == make_task("dm_control/reacher-easy", 2).spec
+        world.advance(0.5, -0.5)
+        state = world.advance(0.5, -0.5)
+        assert (state.step, list(state.action), len(state.observation)) == (2, [0.5, -0.5], 6)
+        assert math.isfinite(state.reward)
+        assert world.reset(seed=3).error_code == Reset.Result.OK
+        eventually(lambda: world.newest.episode == 1, "no second episode")
+        expected = make_task("dm_control/reacher-easy").make_simulator(0).reset(3)
+        assert list(world.newest.observation) == list(expected)
+        scene, joints = world.me.listen(MarkerArray, "scene", LATCHED_QOS), world.joints
+        eventually(lambda: world.advance(0.5, -0.5) and scene and joints, "nothing to see")
+        assert len(scene[-1].markers) > 5 and joints[-1].name == ["shoulder", "wrist"]
+
+
+def test_a_discrete_world_terminates_without_a_scene():
+    with simulation(task="gymnasium/CartPole-v1") as world:
+        assert spec_from_msg(world.spec).action[0].count == 2
+        while not world.newest.terminated:
+            world.advance(1.0)
+        assert (world.newest.reward, world.newest.truncated) == (1.0, False)
+        assert world.newest.step < 20
+        world.told(lambda status: status.status == WorldStatus.NEEDS_RESET)
+
+
+def test_images_are_part_of_the_state():
+    reason = make_task("pendulum").make_simulator().renderer_error()
+    if reason:
+        pytest.skip(reason)
+    with simulation(image_size=32) as world:
+        (camera,) = spec_from_msg(world.spec).cameras
+        assert (camera.name, camera.height, camera.width) == ("side", 32, 32)
+        images = [transition_from_msg(world.advance(2.0)).images["side"] for _ in range(8)]
+        assert {(image.shape, image.dtype.name) for image in images} == {((32, 32, 3), "uint8")}
+        assert (images[0] != images[-1]).any()
+
+
 def test_a_fault_in_the_task_ends_the_episode_but_not_the_node(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fakes"), prepend=":")
     with simulation(task="fragile:Fragile") as world:
@@ -250,7 +297,15 @@ def test_a_signal_ends_it_cleanly(mode, number):
 @pytest.mark.parametrize(
     "parameter, sentence",
     [
-        ({"task": "moonwalk"}, "unknown task 'moonwalk'; valid: cartpole_pets, cartpole_swingup, pendulum, "),
+        ({"task": "moonwalk"}, "unknown task 'moonwalk'; valid: cartpole_pets, cartpole_swingup, "),
+        (
+            {"task": "dm_control/cheetah-jump"},
+            "unknown task 'dm_control/cheetah-jump' (did you mean 'dm_control/ch",
+        ),
+        (
+            {"task": "gymnasium/CartPole-v1", "image_size": 64},
+            "cannot render: this world is not made of MuJoCo",
+        ),
         ({"sed": 1}, "unknown parameter 'sed' (did you mean 'seed'?); valid: "),
         ({"display_rate": "often"}, "parameter 'display_rate' is 'often', but it should be a valid number"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,7 @@ def task(name: str) -> Callable[..., AdaptedTask]:
         UserError: there is none of that name, or dm_control is not installed.
     """
     suite = optional("dm_control.suite", FAMILY)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # MuJoCo warns of old words in the suite's own MJCF
     known = {f"{FAMILY}/{domain}-{task}": (domain, task) for domain, task in suite.ALL_TASKS}
     full = one_of("task", f"{FAMILY}/{name}", known)
     return partial(_make, full, *known[full])
