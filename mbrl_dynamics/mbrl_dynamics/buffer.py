@@ -74,6 +74,10 @@ class ReplayBuffer:
         self._rows += 1
         return joined
 
+    def newest(self, world_id: WorldId) -> Transition | None:
+        """The last State of a world that was added; None = none yet."""
+        return self._newest.get(world_id, (None, 0))[0]
+
     def sample(self, batch: int, length: int = 1, *, generator: torch.Generator | None = None) -> Trajectory:
         """Draw slices of `length` steps, uniformly over the steps that end them.
 

@@ -53,6 +53,7 @@ class AgentTrainer:
         agent_id: what the checkpoint calls it.
         folder: of the run; None = nothing is kept on disk.
         record: whether States are written to the dataset.
+        dataset, checkpoint: folders that are not the run's own; None = as `folder` says.
 
     Attributes:
         events: what went wrong and was put right, newest last; for status and log.
@@ -63,19 +64,29 @@ class AgentTrainer:
     """
 
     def __init__(
-        self, agent: PolicyAgent, agent_id: str, folder: Path | None = None, *, record: bool = True
+        self,
+        agent: PolicyAgent,
+        agent_id: str,
+        folder: Path | None = None,
+        *,
+        record: bool = True,
+        dataset: Path | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
-        self.agent, self.agent_id, self.folder = agent, agent_id, folder
+        self.agent, self.agent_id = agent, agent_id
+        self.dataset = dataset or (folder / DATASET if folder else None)
+        self.checkpoint = checkpoint or (folder / CHECKPOINT if folder else None)
         self.spec: Spec = agent.spec
         self.buffer = ReplayBuffer(self.spec)
         self.events: list[str] = []
         self.mark = Mark()
         self._store: EpisodeStore | None = None
-        if folder is not None:
-            self.mark = load(folder / CHECKPOINT, agent, agent_id) or Mark()
-            remember(self.buffer, folder / DATASET)
+        if self.checkpoint is not None:
+            self.mark = load(self.checkpoint, agent, agent_id) or Mark()
+        if self.dataset is not None:
+            remember(self.buffer, self.dataset)
             if record:
-                self._store = EpisodeStore(folder / DATASET, self.spec)
+                self._store = EpisodeStore(self.dataset, self.spec)
         self._good = _copy(agent)
         self._good_at = time.monotonic()
 
@@ -153,10 +164,10 @@ class AgentTrainer:
         Raises:
             OSError: it could not be written.
         """
-        assert self.folder is not None
+        assert self.checkpoint is not None
         if self.keep_good():
             self.undo("a weight")
-        save(self.folder / CHECKPOINT, self.agent, self.agent_id, self.env_steps, self.buffer.episodes, extra)
+        save(self.checkpoint, self.agent, self.agent_id, self.env_steps, self.buffer.episodes, extra)
 
     def close(self) -> None:
         """Finish the recording."""
@@ -182,8 +193,11 @@ def save(
     snapshots.write_atomically(folder / _FILE, snapshots.to_bytes(tensors, manifest))
 
 
-def load(folder: Path, agent: PolicyAgent, agent_id: str) -> Mark | None:
+def load(folder: Path, agent: PolicyAgent, agent_id: str, *, learn: bool = True) -> Mark | None:
     """Bring a new agent to where a checkpoint was; None = there is no checkpoint.
+
+    Args:
+        learn: whether it is to go on learning; otherwise only weights and the number of updates are taken.
 
     Raises:
         UserError: it is damaged, or of another agent, task, dynamics or size; the agent is as before.
@@ -211,7 +225,9 @@ def load(folder: Path, agent: PolicyAgent, agent_id: str) -> Mark | None:
     training = {k.removeprefix(_TRAINING): v for k, v in tensors.items() if k.startswith(_TRAINING)}
     try:
         snapshots.load(agent, weights, f"the checkpoint {path}")
-        agent.load_training_state(training)
+        if learn:
+            agent.load_training_state(training)
+        agent.updates = int(training["updates"])
         return Mark(int(manifest["env_steps"]), int(manifest["episodes"]), manifest["extra"])
     except (ValueError, KeyError) as error:
         raise UserError(f"{error}".strip("'\"")) from None

@@ -173,8 +173,11 @@ class PolicyAgent(nn.Module):
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `training_state`."""
-        self.generator.set_state(state["generator"])
-        self.noise.set_state(state["noise"])
         self.updates = int(state["updates"])
+        for name, generator in (("generator", self.generator), ("noise", self.noise)):
+            if state[name].shape == generator.get_state().shape:
+                generator.set_state(state[name])
+            else:  # of another kind of device, whose numbers are others anyway
+                generator.manual_seed(self.updates)
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, state, name)

@@ -1,0 +1,66 @@
+"""Messages between two processes of one machine, over a socket: a few named values, and bytes. No pickle."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_HEAD = struct.Struct("<IQ")  # bytes of the values (JSON), bytes of the data
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one process tells the other.
+
+    Attributes:
+        kind: what it is about.
+        values: what JSON can hold.
+        data: weights as safetensors, a State as CDR; empty = none.
+    """
+
+    kind: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    data: bytes = b""
+
+
+def send(link: socket.socket, message: Message) -> None:
+    """Hand a message to the kernel; waits while the other side does not read.
+
+    Raises:
+        OSError: the other side is gone.
+    """
+    values = json.dumps({"kind": message.kind, **message.values}).encode()
+    link.sendall(_HEAD.pack(len(values), len(message.data)) + values)
+    if message.data:
+        link.sendall(message.data)
+
+
+def receive(link: socket.socket) -> Message | None:
+    """Wait for a message; None = the other side is gone, whether in order or not."""
+    head = _read(link, _HEAD.size)
+    if head is None:
+        return None
+    of_values, of_data = _HEAD.unpack(head)
+    text, data = _read(link, of_values), _read(link, of_data)
+    if text is None or data is None:
+        return None
+    values = json.loads(bytes(text))
+    return Message(values.pop("kind"), values, bytes(data))
+
+
+def _read(link: socket.socket, count: int) -> bytearray | None:
+    data = bytearray(count)
+    view, got = memoryview(data), 0
+    while got < count:
+        try:
+            some = link.recv_into(view[got:])
+        except OSError:  # reset by the other side's death
+            return None
+        if not some:
+            return None
+        got += some
+    return data
