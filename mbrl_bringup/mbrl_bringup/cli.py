@@ -1,4 +1,4 @@
-"""The `mbrl` command:  mbrl up | demo | train | report | status | list"""
+"""The `mbrl` command:  mbrl up | demo | train | report | compare | status | list"""
 
 from __future__ import annotations
 
@@ -106,6 +106,15 @@ def _report(values: dict[str, Any]) -> int:
     return 0
 
 
+def _compare(values: dict[str, Any]) -> int:
+    from mbrl_bringup.compare import run_compare
+    from mbrl_bringup.compare_config import CompareConfig
+    from mbrl_dynamics.config import build
+
+    paths = values.pop("runs")
+    return run_compare(paths, build(CompareConfig, values))
+
+
 def _status(values: dict[str, Any]) -> int:
     from mbrl_bringup.ros.status import print_status
 
@@ -124,12 +133,14 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
     "demo": ("start the stack, learn a task from nothing, and write a report", _demo),
     "train": ("let an agent learn a policy in lock-step, without ROS", _train),
     "report": ("write the report of a run's folder again", _report),
+    "compare": ("draw the curves of many runs, with interquartile means over seeds", _compare),
     "status": ("say how a running stack is doing", _status),
     "list": ("list installed tasks, models, planners and agents", _list),
 }
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
+    from mbrl_bringup.compare_config import CompareConfig
     from mbrl_bringup.demo import DemoConfig
     from mbrl_bringup.stack import StackConfig
     from mbrl_bringup.train_config import TrainConfig, TrainOptions
@@ -155,6 +166,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
         help="a parameter of the agent or its model, for example -p mbpo.replay_ratio:=10; may be repeated",
     )
     commands["report"].add_argument("folder", help="folder of the run, for example runs/<time>-<task>")
+    commands["compare"].add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a run, its result.json, or a list of results (JSON)"
+    )
+    _add_options(commands["compare"], CompareConfig)
     commands["status"].add_argument("--namespace", help="of the stack; empty = none")
     commands["status"].add_argument(
         "--wait", type=_seconds, help="how long to listen at most [s] (default: 5)"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from mbrl_bringup.curves import Group
 from mbrl_bringup.evidence import Forecast
+from mbrl_bringup.iqm import interval, iqm
 from mbrl_bringup.result import Result
 from mbrl_dynamics.spec import Spec
 
@@ -81,6 +83,36 @@ def predicted_against_happened(
         panel.grid(alpha=0.3)
     axes[0, 0].legend(loc="upper right", ncols=3, fontsize=8)
     axes[-1, 0].set_xlabel("time in the episode [s]")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def comparison(groups: Mapping[str, Sequence[Group]], axis: str, path: Path) -> None:
+    """Interquartile mean of each group with its 95 % interval, one panel a task; the runs behind it."""
+    columns = min(len(groups), 3)
+    figure, panels = plt.subplots(
+        math.ceil(len(groups) / columns),
+        columns,
+        figsize=(1.0 + 6.0 * columns, 4.5 * math.ceil(len(groups) / columns)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for panel in panels.flat[len(groups) :]:
+        panel.set_visible(False)
+    for (task, found), panel in zip(groups.items(), panels.flat, strict=False):
+        for i, one in enumerate(found):
+            color = f"C{i % 10}"
+            for curve in one.curves:
+                panel.plot(curve.x, curve.score, color=color, lw=0.6, alpha=0.35)
+            seeds = f"{len(one.curves)} seed{'s' if len(one.curves) > 1 else ''}"
+            marker = "." if len(one.x) < 40 else None
+            panel.plot(one.x, iqm(one.scores), color=color, marker=marker, label=f"{one.label}, {seeds}")
+            panel.fill_between(one.x, *interval([one.scores]), color=color, alpha=0.2, lw=0)
+        panel.set_title(f"{task}: interquartile mean, 95 % interval")
+        panel.set_xlabel(axis)
+        panel.set_ylabel("return")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
