@@ -97,12 +97,13 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _report(values: dict[str, Any]) -> int:
-    from mbrl_bringup.report import write_report
+    from mbrl_bringup import report, train_report
 
     folder = Path(values["folder"])
     if not (folder / "result.json").is_file():
         raise UserError(f"'{folder}' is not the folder of a run: it holds no result.json")
-    print(write_report(folder))
+    writer = train_report if train_report.is_training(folder) else report
+    print(writer.write_report(folder))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,10 @@ from mbrl_bringup.evidence import Forecast
 from mbrl_bringup.iqm import interval, iqm
 from mbrl_bringup.result import Result
 from mbrl_dynamics.spec import Spec
+
+if TYPE_CHECKING:  # these load torch
+    from mbrl_bringup.imagination import Strip
+    from mbrl_bringup.training_result import TrainingResult
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -44,8 +49,61 @@ def learning_curve(result: Result, path: Path) -> None:
     plt.close(figure)
 
 
+def training_curve(result: TrainingResult, path: Path) -> None:
+    """Evaluations with their spread; behind them the returns of the episodes that were learned from."""
+    figure, axes = plt.subplots(figsize=(7.0, 4.5), layout="constrained")
+    if result.episodes:
+        returns, steps = np.transpose(result.episodes)
+        x = np.cumsum(steps) * result.action_repeat
+        axes.plot(x, returns, ".", color="tab:gray", ms=3, alpha=0.5, label="episodes while learning")
+    marks = result.evaluations
+    axis = "frames" if not marks or marks[-1].frames > marks[0].frames or len(marks) == 1 else "updates"
+    if marks:
+        x = np.array([getattr(mark, axis) for mark in marks])
+        score, spread = np.array([(mark.score, mark.spread) for mark in marks]).T
+        axes.plot(x, score, "o-", color="tab:blue", ms=4, label="evaluation, deterministic: mean")
+        axes.fill_between(
+            x, score - spread, score + spread, color="tab:blue", alpha=0.2, lw=0, label="± 1 std"
+        )
+    axes.set_title(f"{result.task}, seed {result.seed}: {result.agent}")
+    axes.set_xlabel(axis)
+    axes.set_ylabel("return")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def imagined_strip(strips: Sequence[Strip], period: float, path: Path) -> None:
+    """Two rows of frames a camera: what happened, and below it what was imagined."""
+    columns = len(strips[0].times)
+    figure, panels = plt.subplots(
+        2 * len(strips),
+        columns,
+        figsize=(1.1 * columns, 2.5 * len(strips)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for i, one in enumerate(strips):
+        for row, (name, frames) in enumerate((("happened", one.happened), ("imagined", one.imagined))):
+            for k, (time, frame) in enumerate(zip(one.times, frames, strict=True)):
+                panel = panels[2 * i + row, k]
+                panel.imshow(frame)
+                panel.set_xticks([])
+                panel.set_yticks([])
+                if not row:
+                    panel.set_title(f"+{time * period:.2g} s", fontsize=8)
+            panels[2 * i + row, 0].set_ylabel(f"{name}\n({one.camera})", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def predicted_against_happened(
-    spec: Spec, happened: NDArray[np.float64], forecasts: Sequence[Forecast], path: Path
+    spec: Spec,
+    happened: NDArray[np.float64],
+    forecasts: Sequence[Forecast],
+    path: Path,
+    over: str = "the ensemble",
 ) -> None:
     """Each observation element over time: what happened [T, D], and the forecasts."""
     rows = spec.observation_dim
@@ -73,7 +131,7 @@ def predicted_against_happened(
                 color=PREDICTED,
                 alpha=0.25,
                 lw=0,
-                label="± 2 std of the ensemble" if first else None,
+                label=f"± 2 std of {over}" if first else None,
             )
         low, high = float(happened[:, d].min()), float(happened[:, d].max())
         margin = 0.25 * (high - low) or 1.0  # a forecast that runs away must not squash the rest

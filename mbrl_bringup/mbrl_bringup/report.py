@@ -44,7 +44,7 @@ def write_report(folder: Path, *, video: bool = True) -> str:
     evidence = gather(folder, result)
     notes = list(evidence.notes)
     if result.episodes:
-        _attempt(lambda: plots.learning_curve(result, folder / CURVE), "the learning curve", notes)
+        attempt(lambda: plots.learning_curve(result, folder / CURVE), "the learning curve", notes)
     errors = ""
     if evidence.spec is not None and evidence.forecasts:
         plots.predicted_against_happened(
@@ -83,15 +83,15 @@ def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[
         f"# {result.task}: {'learned from nothing' if result.finished else 'an interrupted run'}",
         "",
         f"Model `{result.model}`, planner `{result.planner}`, seed {result.seed}; "
-        f"{len(result.episodes)} episodes in {_minutes(result.wall_s)}, the first one with random actions.",
+        f"{len(result.episodes)} episodes in {minutes(result.wall_s)}, the first one with random actions.",
         "",
-        *_table(("figure", "measured", "wanted", "reached"), goal_rows(result)),
+        *markdown_table(("figure", "measured", "wanted", "reached"), goal_rows(result)),
         "",
     ]
     if (folder / CURVE).exists():
         lines += [f"![Return and held-out error by episode]({CURVE})", ""]
     headings = tuple(heading for heading, _ in COLUMNS)
-    lines += [*_table(headings, [cells(i, e) for i, e in enumerate(result.episodes, 1)]), ""]
+    lines += [*markdown_table(headings, [cells(i, e) for i, e in enumerate(result.episodes, 1)]), ""]
     lines += [LEGEND, ""]
     if errors:
         picture = f"![By element of the observation]({FORECAST})"
@@ -103,7 +103,8 @@ def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[
     return [*lines, "## How it was made", "", "```", result.command, "```", "", where, "", FILES]
 
 
-def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def markdown_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table as lines of Markdown."""
     return [f"| {' | '.join(row)} |" for row in (headings, tuple("---" for _ in headings), *rows)]
 
 
@@ -139,12 +140,14 @@ def _film(result: Result, evidence: Evidence, out: Path) -> str:
         return film(result.task, source, evidence.spec.control_period, out)
 
 
-def _attempt(make: Callable[[], None], what: str, notes: list[str]) -> None:
+def attempt(make: Callable[[], None], what: str, notes: list[str]) -> None:
+    """Make a part of a report; where that fails, note why."""
     try:
         make()
     except (OSError, ValueError) as error:
         notes.append(f"{what[0].upper()}{what[1:]} is missing: {error}.")
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A duration [s] for people."""
     return f"{int(seconds // 60)} min {seconds % 60:.0f} s"

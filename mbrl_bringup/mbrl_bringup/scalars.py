@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = {"episode": "episode", "evaluation": "evaluation", "fit": "model", "update": "agent"}
-AXES = ("env_steps", "frames")  # what is an axis is no curve
+COUNTERS = ("env_steps", "frames", "updates", "episode")  # of no use as curves
 
 
 class Scalars:
@@ -39,7 +39,7 @@ class Scalars:
         if self._writer is None:
             self._writer = self._open(step)
         for name, value in values.items():
-            if name not in (*AXES, self.axis) and math.isfinite(value):
+            if name not in COUNTERS and math.isfinite(value):
                 self._writer.add_scalar(f"{GROUPS[kind]}/{name}", value, step)
         if kind == "evaluation":
             self._writer.flush()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,17 @@ from typing import Any
 import yaml
 
 from mbrl_bringup.demo import StopFlag, new_folder
+from mbrl_bringup.playback import MEMORY, remembered
 from mbrl_bringup.result import atomic_write
 from mbrl_bringup.scalars import Scalars
 from mbrl_bringup.tether import tethered
 from mbrl_bringup.train import Training
 from mbrl_bringup.train_config import TrainConfig, TrainOptions
+from mbrl_bringup.train_report import write_report
 from mbrl_bringup.train_setup import configurations
 from mbrl_bringup.train_show import show
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
-
-MEMORY = "train.yaml"  # with what a run began
 
 
 def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], options: TrainOptions) -> int:
@@ -39,9 +40,10 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
         raise UserError("either one run is resumed or several seeds are trained, not both")
     folder = Path(options.resume) if options.resume else None
     if folder is not None:
-        arguments, parameters = remembered(folder, arguments, parameters)
+        began = remembered(folder)
+        arguments, parameters = {**began[0], **arguments}, {**began[1], **parameters}
     settings = build(TrainConfig, arguments)
-    configurations(settings, parameters)  # everything is checked before anything is made
+    chosen = configurations(settings, parameters)  # everything is checked before anything is made
     if options.seeds:
         return _several(arguments, parameters, options)
     interrupt = StopFlag()
@@ -63,9 +65,8 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
         if new:
             _unmake(folder)
         raise
-    (folder / MEMORY).write_text(
-        yaml.safe_dump({"arguments": dict(arguments), "parameters": dict(parameters)}, sort_keys=False)
-    )
+    _remember(folder, arguments, parameters)
+    _write_config(folder, settings, chosen)
     print(f"mbrl: training goes to {folder}", flush=True)
     listeners += [
         show(f"{settings.task}: {settings.agent}, seed {settings.seed}"),
@@ -79,7 +80,23 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
     if options.out:
         atomic_write(Path(options.out), json.dumps(result.as_json(), indent=1) + "\n")
     print(f"result: {folder / 'result.json'}", flush=True)
+    print(write_report(folder, video=options.video, play=not interrupt()), flush=True)
     return 130 if interrupt() else 0
+
+
+def _remember(folder: Path, arguments: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
+    content = {"arguments": dict(arguments), "parameters": dict(parameters)}
+    atomic_write(folder / MEMORY, yaml.safe_dump(content, sort_keys=False))
+
+
+def _write_config(folder: Path, settings: TrainConfig, chosen: Sequence[Any]) -> None:
+    """config.yaml: every argument and parameter, defaults included; for people."""
+    _, agent_config, model_class, model_config = chosen
+    content = {"arguments": dataclasses.asdict(settings), "agent": dataclasses.asdict(agent_config)}
+    if model_class is not None:
+        content["model"] = dataclasses.asdict(model_config)
+    plain = json.loads(json.dumps(content))  # tuples as lists
+    atomic_write(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
 
 
 def _unmake(folder: Path) -> None:
@@ -87,21 +104,6 @@ def _unmake(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()
-
-
-def remembered(
-    folder: Path, arguments: Mapping[str, Any], parameters: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Arguments and parameters of a run that goes on: its own, and on top those given now.
-
-    Raises:
-        UserError: the folder is not that of a training.
-    """
-    try:
-        content = yaml.safe_load((folder / MEMORY).read_text())
-    except OSError:
-        raise UserError(f"'{folder}' is not the folder of a training: it holds no {MEMORY}") from None
-    return {**content["arguments"], **arguments}, {**content["parameters"], **parameters}
 
 
 def _several(arguments: Mapping[str, Any], parameters: Mapping[str, str], options: TrainOptions) -> int:
