@@ -14,6 +14,7 @@ setup(
     entry_points={
         "console_scripts": [
             "planner_node = mbrl_planner.ros.planner_node:main",
+            "policy_node = mbrl_planner.ros.policy_node:main",
         ],
         "mbrl.agents": [
             "dyna_q = mbrl_planner.agents.dyna_q:DynaQ",

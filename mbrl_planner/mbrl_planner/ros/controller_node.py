@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from mbrl_dynamics import plugins
 from mbrl_dynamics.config import Field, config
-from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model, Task
 from mbrl_dynamics.ros.convert import answer_to_msg, spec_from_msg, transition_from_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, drain
@@ -20,12 +18,51 @@ from mbrl_dynamics.ros.params import Params
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Answer, Transition, WorldId
 from mbrl_msgs.msg import Action as ActionMsg
+from mbrl_msgs.msg import LearnerStatus
 from mbrl_msgs.msg import Spec as SpecMsg
 from mbrl_msgs.msg import State as StateMsg
 from mbrl_planner.controller import Controller, Decider, Statistics
 from mbrl_planner.episodes import Goal
 from mbrl_planner.ros.episode_server import EpisodeServer
 from mbrl_planner.ros.model_subscriber import ModelSubscriber
+
+
+class Models(Protocol):
+    """Whence a controller's models come. See model_subscriber.py and policy_models.py."""
+
+    swaps: int
+    refused: int
+
+    @property
+    def version(self) -> int:
+        """Version of the model in use; 0 = none."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The model in use, for people."""
+        ...
+
+    @property
+    def awaits_learner(self) -> bool:
+        """Whether models come from another node."""
+        ...
+
+    def covers(self, world_id: WorldId, episode: int) -> bool:
+        """Whether what decides was trained on that episode."""
+        ...
+
+    def rests(self, learner: LearnerStatus | None) -> bool:
+        """Whether nothing is being learned, nor will be by itself; `learner` says how the other node does."""
+        ...
+
+    def use_spec(self, spec: Spec) -> None:
+        """Another world."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
 
 
 @config
@@ -35,6 +72,9 @@ class ControllerNodeConfig:
     task: Annotated[str, Field(description="what is wanted: an installed task, or package.module:Class")] = (
         "cartpole_swingup"
     )
+    action_repeat: Annotated[
+        int, Field(ge=0, description="frames of the task in a control period [1]; 0 = as the task says")
+    ] = 0
     model: Annotated[str, Field(description="kind of model that is accepted")] = "ensemble"
     follow: Annotated[
         bool, Field(description="answer `state` from the start on, without being asked by RunEpisodes")
@@ -69,17 +109,20 @@ class ControllerNode(BaseNode):
     """
 
     Config: type[ControllerNodeConfig] = ControllerNodeConfig
+    tunable = True  # whether the plugins' parameters may change at run time
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         groups = self.parameter_groups()
         self.params = Params(
-            self, {"": self.Config, **groups}, mutable=tuple(groups), changed=self.parameters_changed
+            self,
+            {"": self.Config, **groups},
+            mutable=tuple(groups) if self.tunable else (),
+            changed=self.parameters_changed,
         )
         own = self.params[""]
         torch.set_num_threads(own.threads)
-        self.task: Task = load_task(own.task)
-        plugins.find("models", own.model)
+        self.task: Task = plugins.make_task(own.task, own.action_repeat)
         self.controller_id = own.controller_id or self.get_fully_qualified_name()
         self.statistics = Statistics()
         self.decider = self.make_decider()
@@ -97,7 +140,7 @@ class ControllerNode(BaseNode):
 
         self._actions = self.create_publisher(ActionMsg, "action", STREAM_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "diagnostics", 10)
-        self.models = ModelSubscriber(self, own.model, self.task, self._model_ready)
+        self.models: Models = self.make_models()
         self.episodes = EpisodeServer(self)
         self.create_subscription(SpecMsg, "spec", self.guarded(self._on_spec), LATCHED_QOS)
         self._states = self.create_subscription(StateMsg, "state", self.guarded(self._on_state), STREAM_QOS)
@@ -118,12 +161,32 @@ class ControllerNode(BaseNode):
         """The agent; it has no model yet."""
         raise NotImplementedError
 
+    def make_models(self) -> Models:
+        """Whence models come."""
+        plugins.find("models", self.params[""].model)
+        return ModelSubscriber(self, self.params[""].model, self.task, self.model_ready)
+
     def use(self, model: Model | None) -> None:
         """Decide with this model from now on."""
         raise NotImplementedError
 
     def show(self, state: Transition) -> None:
         """Show the decision just made, if anybody looks. Called after the answer is sent."""
+
+    def take_world(self, world: Spec) -> str:
+        """Get ready for a world; returns why it cannot be controlled, in one sentence, empty if it can."""
+        return mismatch(self.task.spec, world)
+
+    def heard(self, state: Transition) -> None:
+        """A new State of the world came (each exactly once, in order)."""
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What else is worth knowing."""
+        return {}
+
+    def trouble(self) -> str:
+        """What is wrong though it acts, in one sentence; empty = nothing."""
+        return ""
 
     def parameters_changed(self, group: str) -> None:
         """A plugin's parameters changed (between decisions)."""
@@ -147,6 +210,7 @@ class ControllerNode(BaseNode):
                 throttle_duration_sec=1.0,
             )
         elif new:
+            self.heard(state)
             self.episodes.heard(state)
 
     def _wanted(self, state: Transition) -> bool:
@@ -178,7 +242,7 @@ class ControllerNode(BaseNode):
         world_id = bytes(msg.world_id)
         try:
             spec = spec_from_msg(msg)
-            self.refusal = mismatch(self.task.spec, spec)
+            self.refusal = self.take_world(spec)
         except ValueError as error:
             self.refusal = f"the world's spec cannot be used: {error}"
         self.world_id = None if self.refusal else world_id
@@ -194,7 +258,8 @@ class ControllerNode(BaseNode):
 
     # The model ----------------------------------------------------------------------------------------------
 
-    def _model_ready(self, model: Model | None) -> None:
+    def model_ready(self, model: Model | None) -> None:
+        """Decide with another model from now on, and answer what waited for it."""
         self.use(model)
         self.episodes.tick()
         self.catch_up()
@@ -231,26 +296,16 @@ class ControllerNode(BaseNode):
             "model updates refused": self.models.refused,
             "last refused goal": self.episodes.last_refusal,
             "faults": self.faults,
+            **self.diagnostics(),
         }
-        status = DiagnosticStatus(name=self.get_fully_qualified_name(), message=self.refusal or "ok")
-        status.level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.OK
+        trouble = self.refusal or self.trouble()
+        status = DiagnosticStatus(name=self.get_fully_qualified_name(), message=trouble or "ok")
+        level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.WARN
+        status.level = level if trouble else DiagnosticStatus.OK
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         msg = DiagnosticArray(status=[status])
         msg.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(msg)
-
-
-def load_task(name: str) -> Task:
-    """A task, by the name of an entry point or as package.module:Class.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    task: Callable[[], Task] = plugins.find("tasks", name)
-    try:
-        return task()
-    except TypeError as error:
-        raise UserError(f"task '{name}' cannot be made without arguments: {error}") from error
 
 
 def mismatch(task: Spec, world: Spec) -> str:

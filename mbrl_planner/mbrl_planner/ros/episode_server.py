@@ -171,7 +171,8 @@ class EpisodeServer:
 
         A lock-step episode can be over before a node that has just started hears the world.
         """
-        learner = self.runner is not None and self.runner.goal.wait_for_model
+        waits = self.runner is not None and self.runner.goal.wait_for_model
+        learner = waits and self.node.models.awaits_learner
         wanted = max(self.node.count_subscribers("state"), 2 if learner else 1)
         present = self._learner is not None or not learner
         reached = self._world is not None and self._world.listeners >= wanted
@@ -183,7 +184,7 @@ class EpisodeServer:
 
     def learner_rests(self) -> bool:
         """See Host."""
-        return self._learner is not None and self._learner.status != LearnerStatus.TRAINING
+        return self.node.models.rests(self._learner)
 
     def warn(self, text: str) -> None:
         """See Host."""

@@ -14,7 +14,7 @@ from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
 from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import WorldId
-from mbrl_msgs.msg import ModelStatus, ModelUpdate
+from mbrl_msgs.msg import LearnerStatus, ModelStatus, ModelUpdate
 from mbrl_planner.model_shelf import ModelShelf
 
 
@@ -59,6 +59,15 @@ class ModelSubscriber:
             and used.trained_world_id.replace("-", "") == world_id.hex()
             and used.trained_episode >= episode
         )
+
+    @property
+    def awaits_learner(self) -> bool:
+        """Models come from another node."""
+        return True
+
+    def rests(self, learner: LearnerStatus | None) -> bool:
+        """Whether there is a learner, and it does not train."""
+        return learner is not None and learner.status != LearnerStatus.TRAINING
 
     def use_spec(self, spec: Spec) -> None:
         """Another world: only a model of its dynamics will do."""

@@ -23,6 +23,7 @@ from mbrl_planner.interfaces import Planner
 from mbrl_planner.ros.controller_node import ControllerNode, ControllerNodeConfig
 from mbrl_planner.ros.convert import PlanContext, plan_to_msg
 from mbrl_planner.ros.markers import plan_markers
+from mbrl_planner.ros.model_subscriber import ModelSubscriber
 
 DRAW_PERIOD = 0.05  # least time between two drawings [s]
 
@@ -55,6 +56,7 @@ class PlannerNode(ControllerNode):
     """
 
     Config = PlannerNodeConfig
+    models: ModelSubscriber
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("planner_node", **kwargs)
