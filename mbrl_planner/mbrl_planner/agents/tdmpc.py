@@ -39,10 +39,10 @@ class TDMPCConfig(PolicyConfig):
     hidden: Annotated[
         tuple[int, ...],
         Field(min_length=1, description="units of dynamics', reward's and policy's layers [1]"),
-    ] = (128, 128)
+    ] = (96, 96)
     critic_hidden: Annotated[
         tuple[int, ...], Field(min_length=1, description="units of each action value's hidden layers [1]")
-    ] = (96, 96)
+    ] = (64, 64)
     bins: Annotated[int, Field(ge=2, description="bins of the discrete regression [1]")] = 51
     critics: Annotated[int, Field(ge=2, description="action values in the ensemble [1]")] = 5
     termination: Annotated[bool, Field(description="whether the end of an episode is learned")] = False
@@ -50,7 +50,7 @@ class TDMPCConfig(PolicyConfig):
     horizon: Annotated[int, Field(ge=1, description="of plans, and of the unrolls in training [steps]")] = 3
     candidates: Annotated[int, Field(ge=2, description="plans tried in an iteration [1]")] = 64
     policy_plans: Annotated[int, Field(ge=0, description="of these, made by the policy [1]")] = 12
-    iterations: Annotated[int, Field(ge=1, description="refinements a decision [1]")] = 4
+    iterations: Annotated[int, Field(ge=1, description="refinements a decision [1]")] = 3
     elites: Annotated[int, Field(ge=1, description="best plans that a refinement is made from [1]")] = 12
     temperature: Annotated[
         float, Field(gt=0, description="weight of an elite = exp(temperature x return) [1/reward]")
@@ -102,6 +102,12 @@ class Prior(GaussianPolicy):
     def __init__(self, features: int, actions: int, hidden: tuple[int, ...]) -> None:
         nn.Module.__init__(self)
         self.net = Stack(1, features, hidden, 2 * actions, norm=True)
+
+    def draw(self, feature: Tensor, noise: torch.Generator) -> Tensor:
+        """An action [..., A], as from `sample`, without its density."""
+        mean, log_std = self(feature)
+        normal = torch.randn(mean.shape, generator=noise, device=mean.device)
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), normal))
 
 
 class Values(nn.Module):
@@ -216,7 +222,7 @@ class TDMPC(PolicyAgent):
         for t in range(self.config.horizon):
             if t:
                 z = self.world.next(z, actions[-1])
-            actions.append(self.policy.sample(z, self.noise)[0])
+            actions.append(self.policy.draw(z, self.noise))
         return torch.stack(actions, 1).unflatten(0, (len(latent), count))
 
     def returns(self, latent: Tensor, plans: Tensor) -> Tensor:
@@ -232,7 +238,7 @@ class TDMPC(PolicyAgent):
     def terminal(self, latent: Tensor) -> Tensor:
         """The mean of all values of what the policy would do in latents [..., Z]: [...]."""
         flat = latent.flatten(0, -2)
-        action = self.policy.sample(flat, self.noise)[0]
+        action = self.policy.draw(flat, self.noise)
         return self.critic.of(flat, action).mean(0).view(latent.shape[:-1])
 
     def acting_state(self) -> dict[str, Tensor]:
@@ -291,7 +297,7 @@ class TDMPC(PolicyAgent):
         truncated episode goes on.
         """
         flat = seen.flatten(0, -2)
-        action = self.policy.sample(flat, self.generator)[0]
+        action = self.policy.draw(flat, self.generator)
         value = self.target_critic.of(flat, action, self.two()).amin(0).view(reward.shape)
         return reward + self.discount * (~terminated) * value
 
