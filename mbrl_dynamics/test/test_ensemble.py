@@ -1,15 +1,21 @@
 """The ensemble: its contract, its statistics, and what happens when its data change."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.imagine import imagine_by_steps
 from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_dynamics.models.propagation import EnsembleState
 from mbrl_dynamics.models.with_task import WithTask
 from mbrl_dynamics.spec import Element, Spec
 from mbrl_dynamics.testing import PointMass, check_model, point_mass_spec, record
+from mbrl_dynamics.transition import Transition
 
 SMALL = EnsembleConfig(members=3, hidden=(32, 32), batch_size=64)
 
@@ -210,3 +216,78 @@ def test_known_reward_ends_with_the_task():
     other.spec = Spec("x", other.spec.observation, other.spec.action, control_period=1.0)
     with pytest.raises(ValueError, match="not those of the task"):
         WithTask(PointMass(), other)
+
+
+# Learned reward and termination -----------------------------------------------------------------------------
+
+
+def rewarded(episodes: int = 12, steps: int = 40, known: float = 1.0) -> ReplayBuffer:
+    """The point mass with its reward on a scale of its own; the task ends where the position is beyond 1."""
+    world, spec = PointMass(), point_mass_spec()
+    rng, buffer = np.random.default_rng(0), ReplayBuffer(spec)
+    for episode in range(episodes):
+        obs = rng.uniform(-0.9, 0.9, 2)
+        buffer.add(Transition(bytes(16), episode, 0, obs, np.zeros(1), first=True))
+        for step in range(1, steps + 1):
+            action = rng.uniform(-1.0, 1.0, 1)
+            reward = 100.0 + 10.0 * float(world.reward(obs, action, obs))
+            obs = world.A @ obs + world.B @ action
+            ended = bool(abs(obs[0]) > 1.0)
+            told = reward if rng.uniform() < known else math.nan
+            buffer.add(
+                Transition(bytes(16), episode, step, obs, spec.unscale_action(action), told, terminated=ended)
+            )
+            if ended:
+                break
+    return buffer
+
+
+LEARNED = EnsembleConfig(members=3, elites=2, hidden=(64, 64), rewards=True, terminations=True)
+
+
+@pytest.mark.parametrize("known", [1.0, 0.5])
+def test_reward_and_termination_can_be_learned_too(known: float) -> None:
+    """Also where the world tells only some of its rewards."""
+    model = Ensemble(point_mass_spec(), LEARNED, seed=0)
+    model.fit(rewarded(40, known=known), Budget(800))
+    assert model.capabilities.rewards
+    obs = torch.tensor([[0.1, 0.0], [0.5, -0.3], [0.99, 0.8], [-0.98, -0.9]])
+    action = torch.tensor([[0.2], [-0.5], [0.3], [0.0]])
+    prediction = model.step(model.observe(None, None, {"vector": obs}), action)
+    truth = 100.0 + 10.0 * PointMass().reward(obs, action, obs)
+    assert (prediction.reward - truth).abs().max() < 2.0
+    assert prediction.alive[:2].min() > 0.9 and prediction.alive[2:].max() < 0.5
+
+
+def test_learned_rewards_are_the_same_in_both_ways_to_imagine() -> None:
+    config = dataclasses.replace(LEARNED, terminations=False, propagation="expectation")
+    model = Ensemble(point_mass_spec(), config, seed=0)
+    model.fit(rewarded(), Budget(100))
+    state = model.observe(None, None, {"vector": torch.tensor([[0.3, 0.1]])})
+    plans = torch.rand(1, 4, 6, 1) * 2 - 1
+    with torch.no_grad():
+        fast = model.imagine(state, plans, particles=1)
+        slow = imagine_by_steps(model, state, plans, 1, None, None, ())
+    torch.testing.assert_close(fast.reward, slow.reward, rtol=1e-4, atol=1e-4)
+
+
+def test_imagined_rewards_count_only_while_the_episode_may_go_on() -> None:
+    model = Ensemble(point_mass_spec(), LEARNED, seed=0)
+    model.fit(rewarded(40), Budget(600))
+    state = model.observe(None, None, {"vector": torch.tensor([[0.9, 1.5]])})  # about to leave
+    with torch.no_grad():
+        rollout = model.imagine(state, torch.zeros(1, 1, 8, 1))
+    assert rollout.alive[0, 0, :, 0].min() == 1.0 and rollout.alive[0, 0, :, -1].max() < 0.1
+    assert rollout.reward[0, 0, :, -1].max() < 15.0
+
+
+def test_a_change_of_normalisers_keeps_what_is_predicted_of_rewards() -> None:
+    model = Ensemble(point_mass_spec(), LEARNED, seed=0)
+    model.fit(rewarded(4), Budget(50))
+    state = model.observe(None, None, {"vector": torch.tensor([[0.3, 0.1]])})
+    with torch.no_grad():
+        before = model.step(state, torch.tensor([[0.5]]))
+        model._folded = None
+        model.renormalize(rewarded(30).all())
+        after = model.step(state, torch.tensor([[0.5]]))
+    torch.testing.assert_close(after.reward, before.reward, rtol=1e-3, atol=1e-3)

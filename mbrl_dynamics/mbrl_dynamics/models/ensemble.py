@@ -70,8 +70,8 @@ class EnsembleConfig:
 class Ensemble(nn.Module):
     """PETS' probabilistic ensemble; each member an MLP with SiLU, all computed as one batched product.
 
-    The change of each observation element is a Gaussian; so is the reward, and whether the task ends is a
-    probability, where these are learned too.
+    The change of each observation element is a Gaussian, and so is the reward, where it is learned too.
+    Whether the task ends is learned, where it is, by a small network of its own, from the next observation.
 
     Args:
         spec: the interface whose dynamics are learned.
@@ -95,7 +95,7 @@ class Ensemble(nn.Module):
         inputs, outputs = spec.observation_dim + spec.inner_action_dim, spec.observation_dim
         outputs += self.config.rewards
         self.outputs = outputs  # O: the changes, then the reward if it is learned
-        sizes = [inputs, *self.config.hidden, 2 * outputs + self.config.terminations]
+        sizes = [inputs, *self.config.hidden, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             weight = torch.empty(self.members, fan_in, fan_out)
@@ -105,6 +105,8 @@ class Ensemble(nn.Module):
         self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))  # of normalised deltas
         self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
         self.input_normalizer, self.delta_normalizer = Normalizer(inputs), Normalizer(outputs)
+        if self.config.terminations:
+            self.ending = _classifier(spec.observation_dim, generator)
         self.register_buffer("holdout_errors", torch.zeros(self.members))
         self.register_buffer("seed", torch.tensor(seed))
         self._bootstrap: Tensor | None = None
@@ -113,21 +115,23 @@ class Ensemble(nn.Module):
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For inputs [M, D] and [M, A]: mean and log variance of normalised outputs, [E, M, O], and the logit
-        of termination, [E, M, 0 or 1].
-        """
+    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of normalised outputs, [E, M, O], for inputs [M, D] and [M, A]."""
         x = self.input_normalizer(torch.cat([obs, action], dim=-1)).expand(self.members, -1, -1)
         *hidden, last = zip(self.weights, self.biases, strict=True)
         for weight, bias in hidden:
             x = F.silu(torch.baddbmm(bias, x, weight))
-        mean, log_var, ending = self.split(torch.baddbmm(last[1], x, last[0]))
-        return mean, self.bounded(log_var), ending
+        mean, log_var = torch.baddbmm(last[1], x, last[0]).chunk(2, dim=-1)
+        return mean, self.bounded(log_var)
 
-    def split(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the last layer gives: means and log variances [..., O], logit of termination [..., 0 or 1]."""
-        size = self.outputs
-        return out[..., :size], out[..., size : 2 * size], out[..., 2 * size :]
+    def alive(self, obs: Tensor) -> Tensor:
+        """Probability [...] that the task goes on after an observation [..., D], as it was learned."""
+        return torch.sigmoid(-self._ending_logit(obs))
+
+    def _ending_logit(self, obs: Tensor) -> Tensor:
+        size = self.spec.observation_dim
+        score = (obs - self.input_normalizer.mean[:size]) / self.input_normalizer.std[:size]
+        return 10.0 * self.ending(score).squeeze(-1)  # so that a few hundred steps make it sure of itself
 
     def bounded(self, log_var: Tensor) -> Tensor:
         """Soft bounds on the log variance (PETS, appendix A.1)."""
@@ -154,16 +158,18 @@ class Ensemble(nn.Module):
     def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
         """Gaussian negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
         obs, action, target = self.targets(batch)
-        mean, log_var, ending = self(obs, action)
-        nll = (mean - target).square() * torch.exp(-log_var) + log_var
-        nll = torch.where(target.isnan(), 0.0, nll).mean(-1)  # [E, M]
-        if self.config.terminations:
-            ended = batch.terminated.flatten().float().expand(self.members, -1)
-            nll = nll + F.binary_cross_entropy_with_logits(ending.squeeze(-1), ended, reduction="none")
-        weight = self.bootstrap(batch.extras["index"].flatten()) * batch.valid.flatten()
+        mean, log_var = self(obs, action)
+        nll = (mean - target.nan_to_num()).square() * torch.exp(-log_var) + log_var
+        nll = (nll * ~target.isnan()).mean(-1)  # [E, M]
+        valid = batch.valid.flatten()
+        weight = self.bootstrap(batch.extras["index"].flatten()) * valid
         fit = (nll * weight).sum() / len(target)
-        bounds = (self.max_log_var - self.min_log_var).sum()
-        return fit + self.config.bound_penalty * bounds, {"train_loss": float(fit.detach()) / self.members}
+        loss = fit + self.config.bound_penalty * (self.max_log_var - self.min_log_var).sum()
+        if self.config.terminations:
+            logit = self._ending_logit(batch.obs["vector"][:, 1:].flatten(0, 1))
+            ended = batch.terminated.flatten().float()
+            loss = loss + F.binary_cross_entropy_with_logits(logit, ended, weight=valid.float())
+        return loss, {"train_loss": float(fit.detach()) / self.members}
 
     def bootstrap(self, index: Tensor) -> Tensor:
         """How often each member's bootstrap sample holds a transition, [E, M]: fixed for its lifetime.
@@ -199,16 +205,20 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def renormalize(self, data: Trajectory) -> None:
-        """Measure the normalisers anew, and change the weights so that the predictions stay the same."""
+        """Measure the normalisers anew, and change the weights so that the predictions stay the same.
+
+        Before the first fit there are no predictions worth keeping.
+        """
         old = [
             getattr(n, k).clone()
             for n in (self.input_normalizer, self.delta_normalizer)
             for k in ("mean", "std")
         ]
-        obs = data.obs["vector"]
+        obs, changes = data.obs["vector"], self.changes(data)
         self.input_normalizer.measure(torch.cat([obs[:, :-1], data.action], dim=-1).flatten(0, 1))
-        changes = self.changes(data)
         self.delta_normalizer.measure(changes[changes.isfinite().all(-1)])
+        if not self.holdout_errors.any():
+            return
         mean, std = self.input_normalizer.mean, self.input_normalizer.std
         shift = (mean - old[0]) / old[1]
         self.biases[0] += torch.einsum("i,eio->eo", shift, self.weights[0]).unsqueeze(1)
@@ -218,7 +228,7 @@ class Ensemble(nn.Module):
         self.weights[-1][..., :size] *= ratio
         self.biases[-1][..., :size] *= ratio
         self.biases[-1][..., :size] += (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
-        for log_var in (self.biases[-1][..., size : 2 * size], self.max_log_var, self.min_log_var):
+        for log_var in (self.biases[-1][..., size:], self.max_log_var, self.min_log_var):
             log_var += 2 * torch.log(ratio)
 
     def training_state(self) -> dict[str, Tensor]:
@@ -254,16 +264,16 @@ class Ensemble(nn.Module):
         shape, size = state.obs.shape[:-1], self.spec.observation_dim
         obs = state.obs.reshape(-1, size)
         inputs = torch.cat([obs, action.reshape(len(obs), -1)], dim=-1)
-        delta, std, ending = self._predictor()(inputs.expand(self.elites, -1, -1))
+        delta, std = self._predictor()(inputs.expand(self.elites, -1, -1))
         disagreement = (delta[..., :size].std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
         member = None if state.member is None else state.member.reshape(-1)
         if member is None and noise is not None:
             member = torch.randint(self.elites, (len(obs),), generator=noise, device=obs.device)
         if member is None:
-            change, ending = delta.mean(0), ending.mean(0)
+            change = delta.mean(0)
         else:
             rows = torch.arange(len(obs), device=obs.device)
-            change, ending = delta[member, rows], ending[member, rows]
+            change = delta[member, rows]
             if noise is not None:
                 drawn = torch.randn(change.shape, generator=noise, device=obs.device)
                 change = change + std[member, rows] * drawn
@@ -272,7 +282,7 @@ class Ensemble(nn.Module):
             EnsembleState(after, state.member),
             after,
             reward=change[:, size].reshape(shape) if self.config.rewards else None,
-            alive=torch.sigmoid(-ending).reshape(shape) if self.config.terminations else None,
+            alive=self.alive(after) if self.config.terminations else None,
             disagreement=disagreement.reshape(shape),
         )
 
@@ -328,3 +338,12 @@ class Ensemble(nn.Module):
     def decode(self, state: EnsembleState) -> Tensor:
         """The observation."""
         return state.obs
+
+
+def _classifier(inputs: int, generator: torch.Generator) -> nn.Sequential:
+    """A small network whose output is a logit."""
+    first, last = nn.Linear(inputs, 64), nn.Linear(64, 1)
+    for layer in (first, last):
+        nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.SiLU(), last)

@@ -46,22 +46,20 @@ class Predictor:
         mean, std, delta = model.input_normalizer.mean, model.input_normalizer.std, model.delta_normalizer
         self.weights[0] = self.weights[0] / std[:, None]
         self.biases[0] = self.biases[0] - torch.einsum("i,eio->eo", mean, self.weights[0]).unsqueeze(1)
-        ones = torch.ones(self.weights[-1].shape[-1] - self.outputs)  # variances, termination
-        self.weights[-1] = self.weights[-1] * torch.cat([delta.std, ones.to(delta.std)])
-        self.biases[-1] = self.biases[-1] * torch.cat([delta.std, ones.to(delta.std)])
-        self.biases[-1] = self.biases[-1] + torch.cat([delta.mean, 0 * ones.to(delta.std)])
-        self._bounded, self._split, self._delta_std = model.bounded, model.split, delta.std
+        ones = torch.ones_like(delta.std)
+        self.weights[-1] = self.weights[-1] * torch.cat([delta.std, ones])
+        self.biases[-1] = self.biases[-1] * torch.cat([delta.std, ones]) + torch.cat([delta.mean, 0 * ones])
+        self._bounded, self._delta_std = model.bounded, delta.std
         # Without noise nobody reads the variances: half of the last layer is left out.
         self._mean_weight = self.weights[-1][..., : self.outputs].contiguous()
         self._mean_bias = self.biases[-1][..., : self.outputs].contiguous()
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For inputs [E, M, D + A]: mean and standard deviation of the change and of the reward if that is
-        learned, [E, M, O], and the logit of termination, [E, M, 0 or 1].
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For inputs [E, M, D + A]: mean and standard deviation of the change, and of the reward if that is
+        learned, [E, M, O].
         """
-        out = torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1])
-        mean, log_var, ending = self._split(out)
-        return mean, self._delta_std * torch.exp(0.5 * self._bounded(log_var)), ending
+        mean, log_var = torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1]).chunk(2, dim=-1)
+        return mean, self._delta_std * torch.exp(0.5 * self._bounded(log_var))
 
     def mean(self, x: Tensor) -> Tensor:
         """Only the mean [E, M, O]."""
@@ -147,7 +145,7 @@ def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
     if noise is None:
         change = net.mean(x)
     else:
-        change, std, _ = net(x)
+        change, std = net(x)
         change = change.addcmul(std, torch.randn(std.shape, generator=noise))
     if order is not None:
         change = (
