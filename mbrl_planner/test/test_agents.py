@@ -14,6 +14,7 @@ SMALL = {  # what makes an agent small enough for a test
     "mbpo": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
     "mba": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
     "mve": {"hidden": (16,), "batch_size": 8, "replay_ratio": 1.0},
+    "tdmpc": {"latent": 16, "hidden": (16,), "critic_hidden": (16,), "batch_size": 8, "candidates": 16},
     "svg": {"hidden": (16,), "batch_size": 8, "look_ahead": 3, "replay_ratio": 1.0},
 }
 

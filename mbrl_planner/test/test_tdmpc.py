@@ -16,7 +16,6 @@ from mbrl_dynamics.spec import Element
 from mbrl_dynamics.testing import PointMass, point_mass_spec, record
 from mbrl_planner.agents.tdmpc import TDMPC, TDMPCConfig, discount_of
 from mbrl_planner.small_worlds import PlaneWorld, point_mass_score, train
-from mbrl_planner.testing import check_agent
 
 SPEC = point_mass_spec()
 SMALL = TDMPCConfig(
@@ -55,10 +54,6 @@ def agent_with(**values: float) -> TDMPC:
         ends.data[member, 0] = head.encode(torch.tensor(value)).clamp(min=1e-30).log()
     agent.critic.load_state_dict(agent.target_critic.state_dict())
     return agent
-
-
-def test_contract():
-    check_agent(lambda spec, seed: TDMPC(spec, SMALL, seed=seed))
 
 
 def test_target_is_reward_plus_the_discounted_lesser_of_two_values_and_stops_at_a_termination():
