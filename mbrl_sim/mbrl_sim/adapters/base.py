@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.spec import Element, Spec
+from mbrl_dynamics.spec import Spec
+from mbrl_sim.adapters.translate import sentence
 from mbrl_sim.drawing import Drawing
 from mbrl_sim.physics import Physics, StepResult
 
 Array = Any  # a numpy array or a torch tensor
-HUGE = 1e9  # a limit beyond this is none
 LONG = 1000  # frames in an episode of an environment without a limit
 
 
@@ -211,50 +210,3 @@ class AdaptedSimulator(Drawing):
     def _put(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bring the world into a state; its observation [D]."""
         raise NotImplementedError
-
-
-def elements(name: str, low: ArrayLike, high: ArrayLike) -> list[Element]:
-    """One Element for each value of an array, `name[i]` in the order of its memory; `name` for a scalar.
-
-    A limit that is infinite, or so large that nobody means it, is none.
-    """
-    lows, highs = (np.atleast_1d(np.asarray(limit, dtype=np.float64)) for limit in (low, high))
-    single = np.ndim(low) == 0
-    return [
-        Element(
-            name if single else f"{name}[{i}]",
-            low=float(a) if abs(a) < HUGE else -np.inf,
-            high=float(b) if abs(b) < HUGE else np.inf,
-        )
-        for i, (a, b) in enumerate(zip(lows.ravel(), highs.ravel(), strict=True))
-    ]
-
-
-def bounded(actions: list[Element]) -> tuple[Element, ...]:
-    """Action elements, of which those without limits get [-1, 1]."""
-    return tuple(
-        element
-        if np.isfinite([element.low, element.high]).all()
-        else Element(element.name, low=-1.0, high=1.0)
-        for element in actions
-    )
-
-
-def sentence(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def optional(module: str, family: str) -> Any:
-    """Import a module of a package that need not be installed.
-
-    Raises:
-        UserError: it is not; the sentence names the extra to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"the tasks {family}/... need a package that is not installed here ({error}): "
-            f"install the extra mbrl_sim[{family}]"
-        ) from error

@@ -14,19 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mbrl_dynamics.config import one_of
 from mbrl_dynamics.spec import Spec
-from mbrl_sim.adapters.base import (
-    LONG,
-    AdaptedSimulator,
-    AdaptedTask,
-    Array,
-    Frame,
-    Hint,
-    bounded,
-    elements,
-    never,
-    optional,
-    sentence,
-)
+from mbrl_sim.adapters.base import LONG, AdaptedSimulator, AdaptedTask, Array, Frame, Hint, never
+from mbrl_sim.adapters.translate import bounded, elements, optional, sentence
 from mbrl_sim.physics import split_state
 
 FAMILY = "dm_control"

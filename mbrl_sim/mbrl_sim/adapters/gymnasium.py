@@ -17,19 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from mbrl_dynamics.config import one_of
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Element, Spec
-from mbrl_sim.adapters.base import (
-    LONG,
-    AdaptedSimulator,
-    AdaptedTask,
-    Array,
-    Frame,
-    Hint,
-    bounded,
-    elements,
-    never,
-    optional,
-    sentence,
-)
+from mbrl_sim.adapters.base import LONG, AdaptedSimulator, AdaptedTask, Array, Frame, Hint, never
+from mbrl_sim.adapters.translate import bounded, elements, optional, sentence
 from mbrl_sim.drawing import mujoco
 from mbrl_sim.physics import split_state
 
