@@ -21,6 +21,7 @@ setup(
             "mba = mbrl_planner.agents.mba:MBA",
             "mbpo = mbrl_planner.agents.mbpo:MBPO",
             "mve = mbrl_planner.agents.mve:MVE",
+            "pg = mbrl_planner.agents.pg:PG",
             "sac = mbrl_planner.agents.sac:SAC",
             "svg = mbrl_planner.agents.svg:SVG",
             "tdmpc = mbrl_planner.agents.tdmpc:TDMPC",

@@ -119,6 +119,10 @@ class GridSimulator(Drawing):
     def __init__(self, task: GridTask, image_size: int = 0, camera: str = "") -> None:
         self.task, self.cell = task, int(task.start)
         self._steps, self._over = 0, False
+        cells, moves = task.after.shape  # the task's own rewards, for all moves at once
+        before = np.repeat(np.arange(cells, dtype=np.float64), moves)[:, None]
+        after = task.after.reshape(-1, 1).astype(np.float64)
+        self._rewards = task.reward(before, np.tile(np.eye(moves), (cells, 1)), after).reshape(cells, moves)
         super().__init__(None, None, image_size, camera)
 
     @property
@@ -154,12 +158,12 @@ class GridSimulator(Drawing):
         values = np.asarray(action, dtype=np.float64)
         if values.shape != (1,) or values[0] not in range(len(MOVES)):
             raise ValueError(f"the action must be a number from 0 to {len(MOVES) - 1}, not {action!r}")
-        move, before = int(values[0]), self.qpos
+        move = int(values[0])
+        reward = float(self._rewards[self.cell, move])
         self.cell = int(self.task.after[self.cell, move])
         self._steps += 1
-        reward = self.task.reward(before[None], np.eye(len(MOVES))[[move]], self.qpos[None])
-        self._over = bool(self.task.terminated(self.qpos))
-        return StepResult(self.qpos, float(reward[0]), self._over)
+        self._over = self.cell == int(self.task.goal)
+        return StepResult(self.qpos, reward, self._over)
 
     def coast(self, action: ArrayLike, periods: int) -> str:
         """Move on unseen."""

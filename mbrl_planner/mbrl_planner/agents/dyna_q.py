@@ -53,8 +53,10 @@ class DynaQ(PolicyAgent):
         super().__init__(spec, config, seed=seed, device="cpu")
         self.table = Tabular(spec)
         self.register_buffer("q", torch.zeros(self.table.states, self.table.actions, dtype=torch.float64))
-        self._tried: list[tuple[int, int]] = []  # pairs, in the order of their first time
+        self._tried = torch.zeros(self.q.numel(), 2, dtype=torch.int64)  # pairs, in order of their first time
+        self._pairs = 0  # how many
         self._heard = 0  # steps of the buffer learned from
+        self._one_hot = torch.eye(self.table.actions)
 
     # Acting -------------------------------------------------------------------------------------------------
 
@@ -68,8 +70,7 @@ class DynaQ(PolicyAgent):
         if explore:
             wild = torch.rand(len(values), generator=self.noise) < self.config.exploration
             best[wild] = torch.rand(int(wild.sum()), values.shape[-1], generator=self.noise)
-        action = torch.nn.functional.one_hot(best.argmax(-1), values.shape[-1]).float()
-        return action.unsqueeze(1), carry
+        return self._one_hot[best.argmax(-1)].unsqueeze(1), carry
 
     def acting_state(self) -> dict[str, Tensor]:
         """The values."""
@@ -93,7 +94,7 @@ class DynaQ(PolicyAgent):
         return {
             "td_error": float(np.mean(errors)) if errors else 0.0,
             "value": float(self.q.max()),
-            "pairs": float(len(self._tried)),
+            "pairs": float(self._pairs),
         }
 
     def _fresh(self, buffer: ReplayBuffer, count: int) -> list[tuple[int, int, float, int, bool]]:
@@ -112,18 +113,19 @@ class DynaQ(PolicyAgent):
             return []
         error = self._backup(s, a, reward, after, 0.0 if ended else 1.0)
         if not self.table.counts[s, a].any():
-            self._tried.append((s, a))
+            self._tried[self._pairs] = torch.tensor((s, a))
+            self._pairs += 1
         self.table.add(s, a, reward, after, ended)
         self._plan()
         return [error]
 
     def _plan(self) -> None:
         """Learn from n imagined transitions."""
-        if not self._tried or not self.config.planning_steps:
+        if not self._pairs or not self.config.planning_steps:
             return
-        which = torch.randint(len(self._tried), (self.config.planning_steps,), generator=self.generator)
-        pairs = torch.tensor(self._tried)[which]
-        obs, action = pairs[:, :1].float(), torch.eye(self.table.actions)[pairs[:, 1]]
+        which = torch.randint(self._pairs, (self.config.planning_steps,), generator=self.generator)
+        pairs = self._tried[which]
+        obs, action = pairs[:, :1].float(), self._one_hot[pairs[:, 1]]
         ahead = self.table.step(obs, action, self.generator)
         assert ahead.obs is not None and ahead.reward is not None and ahead.alive is not None
         steps = (*pairs.unbind(-1), ahead.reward, ahead.obs[:, 0].long(), ahead.alive)
@@ -147,11 +149,11 @@ class DynaQ(PolicyAgent):
 
     def training_state(self) -> dict[str, Tensor]:
         """And how much of the buffer was learned from, and which pairs were tried, in order."""
-        tried = torch.tensor(self._tried, dtype=torch.int64).reshape(-1, 2)
-        return {**super().training_state(), "heard": torch.tensor(self._heard), "tried": tried}
+        counters = {"heard": torch.tensor(self._heard), "pairs": torch.tensor(self._pairs)}
+        return {**super().training_state(), **counters, "tried": self._tried.clone()}
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `training_state`."""
         super().load_training_state(state)
-        self._heard = int(state["heard"])
-        self._tried = [(s, a) for s, a in state["tried"].tolist()]
+        self._heard, self._pairs = int(state["heard"]), int(state["pairs"])
+        self._tried.copy_(state["tried"])
