@@ -7,9 +7,9 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mbrl_dynamics.config import build
+from mbrl_dynamics.config import build, one_of
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.plugins import find, names
+from mbrl_dynamics.plugins import find, make_task, names
 
 if TYPE_CHECKING:
     from mbrl_bringup.stack import StackConfig
@@ -18,45 +18,110 @@ NODES = {  # name -> (package, module), in the order of the flow
     "sim_node": ("mbrl_sim", "mbrl_sim.ros.sim_node"),
     "dynamics_node": ("mbrl_dynamics", "mbrl_dynamics.ros.dynamics_node"),
     "planner_node": ("mbrl_planner", "mbrl_planner.ros.planner_node"),
+    "policy_node": ("mbrl_planner", "mbrl_planner.ros.policy_node"),
 }
 _CONFIG = {
     "sim_node": "SimConfig",
     "dynamics_node": "DynamicsNodeConfig",
     "planner_node": "PlannerNodeConfig",
+    "policy_node": "PolicyNodeConfig",
 }
+FOLDERS = ("dataset", "checkpoint")  # of a run
+MPC = "mpc"  # the agent that planner_node is; all others run in policy_node
+
+
+def wanted(stack: StackConfig) -> list[str]:
+    """Names of the nodes that a stack consists of, in the order of the flow."""
+    if stack.mode == "free":
+        return ["sim_node"]
+    learner = ["dynamics_node"] if model_kind(stack) else []
+    return ["sim_node", *learner, "planner_node" if stack.agent == MPC else "policy_node"]
+
+
+def model_kind(stack: StackConfig) -> str:
+    """Kind of dynamics model that is learned; empty = the agent needs none."""
+    if stack.agent == MPC:
+        return stack.model or "ensemble"
+    own: str = policy_class(stack.agent).model
+    return (stack.model or own) if own else ""
+
+
+def policy_class(agent: str) -> Any:
+    """The class of an agent that learns a policy.
+
+    Raises:
+        UserError: there is none of that name; the sentence lists all that a stack can run.
+    """
+    if ":" not in agent:
+        one_of("agent", agent, [MPC, *names("agents")])
+    from mbrl_planner.policy_agents import policy_class  # loads torch
+
+    return policy_class(agent)
 
 
 def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
     """What the launch arguments set, as parameters of each node; None = left to the parameter files."""
-    parameters = {
+    dataset, checkpoint = (f"{stack.run_dir}/{name}" if stack.run_dir else "" for name in FOLDERS)
+    parameters: dict[str, dict[str, Any]] = {
         "sim_node": {
             "task": stack.task,
             "seed": stack.seed,
             "mode": stack.mode,
+            "action_repeat": stack.action_repeat,
             "real_time_factor": stack.real_time_factor,
             "action_delay_steps": stack.action_delay_steps,
         },
         "dynamics_node": {
-            "model": stack.model,
+            "model": model_kind(stack) or None,
             "seed": stack.seed,
-            "dataset": f"{stack.run_dir}/dataset" if stack.run_dir else "",
+            "dataset": dataset,
             "record": stack.record,
-            "checkpoint": f"{stack.run_dir}/checkpoint" if stack.run_dir else "",
+            "checkpoint": checkpoint,
         },
         "planner_node": {
             "task": stack.task,
+            "action_repeat": stack.action_repeat,
             "planner": stack.planner,
-            "model": stack.model,
+            "model": model_kind(stack) or None,
             "seed": stack.seed,
             "episodes": stack.episodes,
             "wait_for_model": True,
             "time_budget": stack.time_budget,
+        },
+        "policy_node": {
+            "task": stack.task,
+            "action_repeat": stack.action_repeat,
+            "agent": stack.agent,
+            "model": stack.model,
+            "device": stack.device,
+            "seed": stack.seed,
+            "dataset": dataset,
+            "record": stack.record and "dynamics_node" not in wanted(stack),  # one node records
+            "checkpoint": checkpoint,
+            "episodes": stack.episodes,
+            "wait_for_model": stack.mode != "realtime",  # there it learns while it acts
         },
     }
     return {
         node: {name: value for name, value in given.items() if value is not None}
         for node, given in parameters.items()
     }
+
+
+def learned_reward(stack: StackConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of dynamics_node; its model learns rewards, and ends, where only the world knows them."""
+    from mbrl_planner.policy_learner import knows_reward  # loads torch
+
+    kind = model_kind(stack)
+    task, fields = make_task(stack.task, stack.action_repeat or 0), find("models", kind).Config
+    known = {entry.name for entry in dataclasses.fields(fields)}
+    if "rewards" not in known or knows_reward(task):
+        return dict(parameters)
+    group = _prefix(kind)
+    told = {f"{group}.rewards": True}
+    if "terminations" in known:
+        told[f"{group}.terminations"] = bool(getattr(task, "terminates", True))
+    return {**told, **parameters}
 
 
 def checked(node: str, parameters: Mapping[str, Any], stack: StackConfig) -> dict[str, Any]:
@@ -93,11 +158,49 @@ def groups(node: str, stack: StackConfig) -> dict[str, type]:
     own = getattr(importlib.import_module(NODES[node][1]), _CONFIG[node])
     tables: dict[str, type] = {"": own}
     if node == "dynamics_node":
-        tables[_prefix(stack.model)] = find("models", stack.model).Config
+        kind = model_kind(stack) or "ensemble"
+        tables[_prefix(kind)] = find("models", kind).Config
+    elif node == "policy_node":  # likewise those of other agents, as far as they can be loaded
+        tables |= policy_tables(stack.agent)
     elif node == "planner_node":  # the settings of other planners may stand beside those of the chosen one
         for name in sorted({*names("planners"), stack.planner}):
             tables[_prefix(name)] = find("planners", name).Config
     return tables
+
+
+def policy_tables(agent: str) -> dict[str, type]:
+    """Prefix -> configuration class of an agent, and of all others that are installed."""
+    tables = {}
+    for name in names("agents"):
+        try:
+            tables[name] = policy_class(name).Config
+        except UserError:
+            continue  # it learns no policy, or cannot be loaded; naming it as the agent tells why
+    if agent != MPC:
+        tables[_prefix(agent)] = policy_class(agent).Config
+    return tables
+
+
+def check_policy(stack: StackConfig, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+    """Look whether an agent fits the task, the device and what is in the run's folder.
+
+    Args:
+        stack: the launch arguments.
+        parameters: the whole configuration of each node.
+
+    Raises:
+        UserError: it does not.
+    """
+    own, world = parameters["policy_node"], parameters["sim_node"]
+    if world["image_size"]:
+        return  # only the world knows its cameras; the node looks itself
+    from mbrl_planner.policy_agents import check_deployment  # loads torch
+
+    task = make_task(own["task"], own["action_repeat"])
+    spec = dataclasses.replace(task.spec, action_delay_steps=world["action_delay_steps"])
+    group = f"{_prefix(stack.agent)}."
+    given = {key.removeprefix(group): value for key, value in own.items() if key.startswith(group)}
+    check_deployment(stack.agent, spec, given, own)
 
 
 def _prefix(plugin: str) -> str:

@@ -33,15 +33,27 @@ class StackConfig:
     task: Annotated[
         str, Field(description="what to learn: an installed task, family/name, or package.module:Class")
     ] = "cartpole_swingup"
-    model: Annotated[str, Field(description="dynamics model: an installed one, or package.module:Class")] = (
-        "ensemble"
-    )
-    planner: Annotated[str, Field(description="planner: an installed one, or package.module:Class")] = "icem"
+    agent: Annotated[
+        str,
+        Field(description="what acts: mpc, or one that learns a policy: installed, or package.module:Class"),
+    ] = "mpc"
+    model: Annotated[
+        str,
+        Field(description="dynamics model: installed, or package.module:Class; empty = the agent's choice"),
+    ] = ""
+    planner: Annotated[
+        str, Field(description="planner of mpc: an installed one, or package.module:Class")
+    ] = "icem"
+    device: Annotated[str, Field(description="where a policy learns: cpu, cuda, cuda:1 ...")] = "cpu"
     namespace: Annotated[str, Field(description="namespace of the whole robot; empty = none")] = ""
     seed: Annotated[int, Field(ge=0, description="of the world, the model and the planner")] = 0
     mode: Annotated[
         Literal["lockstep", "realtime", "free"] | None,
         Field(description="the world waits for each answer, does not wait, or is controlled by nobody"),
+    ] = None
+    action_repeat: Annotated[
+        int | None,
+        Field(ge=0, description="frames of the task in a control period [1]; 0 = as the task says"),
     ] = None
     real_time_factor: Annotated[
         float | None, Field(gt=0, description="speed of the simulated clock in real time [1]")
@@ -56,7 +68,7 @@ class StackConfig:
     episodes: Annotated[
         int,
         Field(
-            ge=-1, description="that the planner runs by itself; -1 = without end, 0 = none until it is asked"
+            ge=-1, description="that the agent runs by itself; -1 = without end, 0 = none until it is asked"
         ),
     ] = -1
     run_dir: Annotated[
@@ -133,9 +145,10 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
     given = {name: value for name, value in arguments.items() if value not in ("", None)}
     stack = build(StackConfig, given)
     for kind in ("task", "model", "planner"):
-        check(f"{kind}s", getattr(stack, kind))
+        if getattr(stack, kind):
+            check(f"{kind}s", getattr(stack, kind))
     namespace = _namespace(stack.namespace)
-    wanted = ["sim_node"] if stack.mode == "free" else list(nodes.NODES)
+    wanted = nodes.wanted(stack)
     parameters = nodes.arguments_as_parameters(stack)
     files = [path for path in (task_file(stack.task), params_file(stack.params_file)) if path is not None]
     for path in files:
@@ -146,7 +159,11 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
         for path in files:
             merged |= file_parameters(path, name, namespace)
         merged |= parameters[name]
+        if name == "dynamics_node":
+            merged = nodes.learned_reward(stack, merged)
         processes.append(_process(name, namespace, merged, stack))
+    if "policy_node" in wanted:
+        nodes.check_policy(stack, {process.name: process.configuration for process in processes})
     if stack.rviz:
         processes.append(_rviz(namespace))
     return processes

@@ -6,12 +6,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from mbrl_bringup.stack import Process, default_run_dir, file_parameters, resolve, share
+from mbrl_dynamics.episodes import EpisodeStore
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.plugins import names
+from mbrl_dynamics.plugins import make_task, names
+from mbrl_dynamics.testing import point_mass_spec
+from mbrl_dynamics.transition import Transition
+from mbrl_planner.agent_trainer import save
+from mbrl_planner.agents.sac import SAC, SACConfig
 
 
 def by_name(processes: list[Process]) -> dict[str, Process]:
@@ -65,6 +71,84 @@ def test_text_and_typed_arguments_mean_the_same() -> None:
 
 def test_a_world_that_nobody_controls_runs_alone() -> None:
     assert [process.name for process in resolve({"mode": "free"})] == ["sim_node"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "nodes"),
+    [
+        ("mpc", ["sim_node", "dynamics_node", "planner_node"]),
+        ("sac", ["sim_node", "policy_node"]),
+        ("mbpo", ["sim_node", "dynamics_node", "policy_node"]),
+        ("mbrl_planner.agents.sac:SAC", ["sim_node", "policy_node"]),
+    ],
+)
+def test_the_agent_says_which_nodes_there_are_and_one_of_them_records(agent: str, nodes: list[str]) -> None:
+    stack = by_name(resolve({"agent": agent, "task": "pendulum", "run_dir": "/no/such/run"}))
+    assert list(stack) == nodes
+    recorders = [name for name, process in stack.items() if process.configuration.get("record")]
+    assert recorders == (["policy_node"] if agent.lower().endswith("sac") else ["dynamics_node"])
+    assert stack.get("dynamics_node", stack["sim_node"]).parameters.get("model", "ensemble") == "ensemble"
+
+
+def test_a_policy_learns_between_episodes_where_the_world_waits_and_beside_it_in_real_time() -> None:
+    waits = [
+        by_name(resolve({"agent": "sac", "mode": mode}))["policy_node"].parameters["wait_for_model"]
+        for mode in ("lockstep", "realtime")
+    ]
+    assert waits == [True, False]
+
+
+def test_all_nodes_know_of_another_action_repeat() -> None:
+    stack = by_name(resolve({"agent": "mbpo", "action_repeat": 2}))
+    assert stack["sim_node"].parameters["action_repeat"] == 2
+    assert stack["policy_node"].parameters["action_repeat"] == 2
+
+
+@pytest.mark.parametrize("agent", ["mpc", "mbpo"])
+def test_a_reward_that_only_the_world_knows_is_learned(agent: str) -> None:
+    stack = by_name(resolve({"task": "dm_control/cheetah-run", "agent": agent}))
+    assert stack["dynamics_node"].parameters["ensemble.rewards"] is True
+    known = by_name(resolve({"task": "pendulum", "agent": agent}))["dynamics_node"]
+    assert known.configuration["ensemble.rewards"] is False
+
+
+def sac_for(task: str, folder: Path) -> None:
+    """A checkpoint of a small sac."""
+    spec = make_task(task).spec
+    save(folder, SAC(spec, SACConfig(hidden=(8,))), "sac", 0, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, ""),
+        ({"task": "cartpole_pets"}, "is of task 'pendulum', but 'cartpole_pets' is wanted"),
+        ({"agent": "mbpo"}, "is of agent 'sac', but 'mbpo' is wanted"),
+        ({"action_delay_steps": 2}, "is of dynamics hash '.*', but '.*' is wanted"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_started(
+    tmp_path: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    small = {"/**/policy_node": {"ros__parameters": {"sac": {"hidden": [8]}, "mbpo": {"hidden": [8]}}}}
+    given = {"agent": "sac", "task": "pendulum", "run_dir": str(tmp_path), **arguments}
+    given["params_file"] = write(tmp_path / "small.yaml", small)
+    sac_for("pendulum", tmp_path / "checkpoint")
+    before = (tmp_path / "checkpoint" / "agent.safetensors").read_bytes()
+    if sentence:
+        with pytest.raises(UserError, match=sentence):
+            resolve(given)
+    else:
+        resolve(given)
+    assert (tmp_path / "checkpoint" / "agent.safetensors").read_bytes() == before
+
+
+def test_a_dataset_of_other_dynamics_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    store = EpisodeStore(tmp_path / "dataset", point_mass_spec())
+    store.add(Transition(bytes(16), 0, 0, np.zeros(2), np.zeros(1), first=True))
+    store.close()
+    with pytest.raises(UserError, match=r"is of task 'point_mass' \(2 observations.*but task 'pendulum' \(3"):
+        resolve({"agent": "sac", "task": "pendulum", "run_dir": str(tmp_path)})
 
 
 def test_rviz_is_started_with_the_view_of_this_package() -> None:
@@ -126,7 +210,12 @@ def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matc
             "unknown family of tasks 'dm_contrl'.*valid: dm_control, gymnasium",
         ),
         ({"planner": "nope"}, "unknown planner 'nope'; valid: cem, icem, mppi"),
-        ({"model": "nope"}, "unknown model 'nope'; valid: ensemble"),
+        ({"model": "nope"}, "unknown model 'nope'; valid: .*ensemble"),
+        ({"agent": "nope"}, "unknown agent 'nope'; valid: .*mbpo, mpc, .*sac"),
+        ({"agent": "mbop"}, "did you mean 'mbpo'"),
+        ({"agent": "mbrl_planner.agents.mpc:MPC"}, "learns no policy"),
+        ({"agent": "sac", "task": "gymnasium/CartPole-v1"}, "needs continuous actions"),
+        ({"agent": "sac", "device": "cuda:7"}, "device 'cuda:7' is not on this machine; valid: cpu"),
         ({"tusk": "pendulum"}, "unknown parameter 'tusk'.*valid: .*task"),
         ({"seed": "many"}, "'seed' is 'many'"),
         ({"seed": -1}, "'seed' is -1"),

@@ -119,9 +119,7 @@ class AgentTrainer:
         Returns:
             The agent's metrics; empty if nothing was owed or it was undone.
         """
-        return self._checked(
-            self.agent.update(self.buffer, model, env_steps=self.env_steps, limit=limit)
-        )
+        return self._checked(self.agent.update(self.buffer, model, env_steps=self.env_steps, limit=limit))
 
     def advance(self, model: Model | None, count: int) -> Metrics:
         """As `update`, but `count` gradient steps whether owed or not: learning offline.
@@ -243,12 +241,22 @@ def remember(buffer: ReplayBuffer, folder: Path) -> int:
     if not folder.is_dir():
         return 0
     for record in read(folder, ("state", "spec")):
-        if isinstance(record, Spec) and record.dynamics_hash != buffer.spec.dynamics_hash:
-            theirs, ours = _dimensions(record), _dimensions(buffer.spec)
-            raise UserError(f"the dataset '{folder}' is of {theirs}, but {ours} is wanted")
+        if isinstance(record, Spec):
+            check_dataset(folder, record, buffer.spec)
         if isinstance(record, Transition) and not record.fault(buffer.spec):
             buffer.add(record)
     return len(buffer) - before
+
+
+def check_dataset(folder: Path, recorded: Spec, wanted: Spec) -> None:
+    """Look whether what was recorded in a folder can be learned from.
+
+    Raises:
+        UserError: it is of other dynamics.
+    """
+    if recorded.dynamics_hash != wanted.dynamics_hash:
+        theirs, ours = _dimensions(recorded), _dimensions(wanted)
+        raise UserError(f"the dataset '{folder}' is of {theirs}, but {ours} is wanted")
 
 
 def _dimensions(spec: Spec) -> str:

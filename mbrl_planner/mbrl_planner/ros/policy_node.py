@@ -22,6 +22,7 @@ from mbrl_dynamics.transition import Transition
 from mbrl_msgs.msg import State as StateMsg
 from mbrl_planner import agent_trainer
 from mbrl_planner.agents.base import PolicyAgent
+from mbrl_planner.policy_agents import policy_class, prefix
 from mbrl_planner.policy_learner import Order
 from mbrl_planner.ros.controller_node import ControllerNode, ControllerNodeConfig, mismatch
 from mbrl_planner.ros.policy_learning import PolicyLearning
@@ -236,23 +237,6 @@ class PolicyNode(ControllerNode):
         print(f"error: {reason}", file=sys.stderr, flush=True)
         self.exit_code = 2
         self.request_stop()
-
-
-def policy_class(name: str) -> Any:
-    """The class of an agent that learns a policy.
-
-    Raises:
-        UserError: there is none of that name, or it learns none.
-    """
-    found = plugins.find("agents", name)
-    if not (isinstance(found, type) and issubclass(found, PolicyAgent)):
-        raise UserError(f"agent '{name}' learns no policy")
-    return found
-
-
-def prefix(agent: str) -> str:
-    """The prefix of an agent's parameters: its name, or the class of a package.module:Class."""
-    return agent.rpartition(":")[2]
 
 
 def main() -> int:
