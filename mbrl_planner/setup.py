@@ -17,8 +17,11 @@ setup(
             "policy_node = mbrl_planner.ros.policy_node:main",
         ],
         "mbrl.agents": [
+            "dreamer = mbrl_planner.agents.dreamer:Dreamer",
             "dyna_q = mbrl_planner.agents.dyna_q:DynaQ",
+            "latent_sac = mbrl_planner.agents.latent_sac:LatentSAC",
             "mba = mbrl_planner.agents.mba:MBA",
+            "mbmf = mbrl_planner.agents.mbmf:MBMF",
             "mbpo = mbrl_planner.agents.mbpo:MBPO",
             "mve = mbrl_planner.agents.mve:MVE",
             "pg = mbrl_planner.agents.pg:PG",

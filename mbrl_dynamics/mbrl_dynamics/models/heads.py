@@ -60,6 +60,44 @@ class TwoHot:
         return cross_entropy(logits, self.encode(x))
 
 
+class ExponentialTwoHot(TwoHot):
+    """As `TwoHot`, but a number is the mean of the bins themselves, symexp(low) .. symexp(high): unbiased
+    where the same state has many returns (DreamerV3, equations 9 to 11).
+    """
+
+    def centres(self, like: Tensor) -> Tensor:
+        """The bins [bins], in the number's own unit."""
+        return symexp(torch.linspace(self.low, self.high, self.bins, device=like.device, dtype=like.dtype))
+
+    def place(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin [...] above each number [...], and its weight [...]; the bin below gets the rest."""
+        centres = self.centres(x)
+        x = x.clamp(centres[0], centres[-1])
+        above = torch.searchsorted(centres, x.contiguous(), right=True).clamp(1, self.bins - 1)
+        low, high = centres[above - 1], centres[above]
+        return above, (x - low) / (high - low)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The target [..., bins] of a number [...]."""
+        above, weight = (v.unsqueeze(-1) for v in self.place(x))
+        target = x.new_zeros(*x.shape, self.bins)
+        return target.scatter_(-1, above - 1, 1.0 - weight).scatter_(-1, above, weight)
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """The number [...] of logits [..., bins]: the mean of the bins."""
+        half = self.bins // 2  # in pairs, so that huge bins cancel exactly
+        weight, centres = torch.softmax(logits, -1), self.centres(logits)
+        if self.low != -self.high:
+            return weight @ centres
+        return (weight[..., -half:] - weight[..., :half].flip(-1)) @ centres[-half:]
+
+    def loss(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Cross-entropy [...] of logits [..., bins] with a number [...]; only the two bins are looked at."""
+        above, weight = self.place(x)
+        pair = logits.gather(-1, torch.stack([above - 1, above], -1))
+        return torch.logsumexp(logits, -1) - torch.lerp(pair[..., 0], pair[..., 1], weight)
+
+
 class NormedMLP(nn.Module):
     """A multilayer perceptron with LayerNorm before each SiLU; its last layer is plain.
 
