@@ -12,6 +12,7 @@ from mbrl_planner.testing import check_agent
 SMALL = {  # what makes an agent small enough for a test
     "sac": {"hidden": (16,), "batch_size": 8},
     "mbpo": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
+    "mbmf": {"hidden": (16,), "batch_size": 8, "clone_after": 60, "clone_steps": 2, "labels": 4},
     "mba": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
     "mve": {"hidden": (16,), "batch_size": 8, "replay_ratio": 1.0},
     "pg": {"hidden": (16,), "paths": 8, "horizon": 3},
