@@ -23,6 +23,7 @@ import psutil
 import yaml
 
 from mbrl_bringup.goals import Demo, demo_of
+from mbrl_bringup.nodes import MPC, model_kind
 from mbrl_bringup.result import Result, commit_id, machine_name, write
 from mbrl_bringup.stack import Process, StackConfig, default_run_dir, resolve
 from mbrl_bringup.supervisor import GRACE
@@ -92,7 +93,8 @@ def prepare(arguments: Mapping[str, Any], options: DemoConfig, began: float) -> 
         UserError: see `resolve`; nothing has been made.
     """
     resolve(arguments)
-    demo = demo_of(str(arguments.get("task") or StackConfig.task))
+    agent = str(arguments.get("agent") or StackConfig.agent)
+    demo = demo_of(str(arguments.get("task") or StackConfig.task), agent)
     if options.episodes:
         demo = dataclasses.replace(demo, episodes=options.episodes)
     if options.early_stop is not None:
@@ -106,8 +108,9 @@ def prepare(arguments: Mapping[str, Any], options: DemoConfig, began: float) -> 
     result = Result(
         task=stack.task,
         seed=stack.seed,
-        model=stack.model,
-        planner=stack.planner,
+        agent=stack.agent,
+        model=model_kind(stack),
+        planner=stack.planner if stack.agent == MPC else "",
         control_period_s=float("nan"),
         commit=commit_id(),
         machine=machine_name(),

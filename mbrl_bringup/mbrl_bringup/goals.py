@@ -36,12 +36,14 @@ class Demo:
         solved: whether these returns show that the task is solved.
         early_stop: whether to stop as soon as it is.
         goals: figures for the report, beside those of every run.
+        policy: return that a learned policy should have in the end; NaN = nobody knows.
     """
 
     episodes: int = 10
     solved: Callable[[Sequence[float]], bool] = lambda returns: False
     early_stop: bool = False
     goals: tuple[Goal, ...] = ()
+    policy: float = math.nan
 
 
 def best(returns: Sequence[float]) -> float:
@@ -86,6 +88,7 @@ DEMOS = {
             Goal("mean return of episodes 8-10", "1", 865.0, lambda r: mean(r.returns[7:10], 3)),
             _minutes(4.0),
         ),
+        policy=800.0,
     ),
     "cartpole_pets": Demo(
         solved=lambda returns: best(returns) >= 170.0,
@@ -94,6 +97,7 @@ DEMOS = {
             Goal("best return within 1000 steps", "1", 170.0, lambda r: best_within(r, 1000)),
             _minutes(5.0),
         ),
+        policy=170.0,
     ),
     "pendulum": Demo(
         solved=lambda returns: mean(returns[-3:], 3) >= -250.0,
@@ -106,15 +110,41 @@ DEMOS = {
                 lambda r: best_mean(r.returns[:10], 3),
             ),
         ),
+        policy=-250.0,
     ),
     "pendulum_swingup": Demo(
         solved=lambda returns: mean(returns[-3:], 3) >= 700.0,
         early_stop=True,
         goals=(Goal("best return", "1", 700.0, lambda r: best(r.returns)),),
+        policy=700.0,
     ),
 }
 
 
-def demo_of(task: str) -> Demo:
-    """How a task is demonstrated; a task that nobody described runs for ten episodes."""
-    return DEMOS.get(task, Demo())
+POLICY_EPISODES = 20
+TRIALS = 3  # episodes at the end in which a learned policy shows what it can
+TRIAL_EVERY = 5  # episodes before, one of which shows how far it has come
+
+
+def demo_of(task: str, agent: str = "mpc") -> Demo:
+    """How a task is demonstrated; a task that nobody described runs for ten episodes.
+
+    An agent that learns a policy explores, which costs return, but for a trial now and then.
+    """
+    demo = DEMOS.get(task, Demo())
+    if agent == "mpc":
+        return demo
+    text = f"mean return of the last {TRIALS} episodes, without exploration"
+    final = Goal(
+        text, "1", demo.policy, lambda r: mean(r.returns[-TRIALS:], TRIALS) if r.finished else math.nan
+    )
+    goals = () if math.isnan(demo.policy) else (final,)
+    return Demo(POLICY_EPISODES, demo.solved, goals=goals, policy=demo.policy)
+
+
+def mode_of(index: int, episodes: int, agent: str) -> str:
+    """How episode `index` of a demonstration is run: "random", "explore" or "exploit"."""
+    if agent == "mpc":
+        return "exploit" if index else "random"
+    trial = index >= episodes - TRIALS or index % TRIAL_EVERY == TRIAL_EVERY - 1
+    return "exploit" if trial else "explore"

@@ -36,7 +36,7 @@ def learning_curve(result: Result, path: Path) -> None:
     )
     upper.plot(episodes, result.returns, "o-", color="tab:blue")
     upper.set_ylabel("return")
-    upper.set_title(f"{result.task}, seed {result.seed}: {result.model} and {result.planner}")
+    upper.set_title(f"{result.task}, seed {result.seed}: {result.chooser}")
     lower.plot(episodes, errors, "o-", color="tab:orange")
     lower.set_ylabel("held-out error\n[std of targets]")
     lower.set_xlabel("episode (the first one with random actions)")

@@ -15,14 +15,15 @@ import numpy as np
 from mbrl_bringup.evidence import Evidence, gather
 from mbrl_bringup.goals import EVERY_RUN, Goal, demo_of
 from mbrl_bringup.result import Result, atomic_write, read
-from mbrl_bringup.table import COLUMNS, cells
+from mbrl_bringup.table import cells, columns
 from mbrl_bringup.video import film
 
 CURVE, FORECAST, VIDEO = "learning_curve.png", "predicted_against_happened.png", "last_episode.webm"
 
 LEGEND = (
-    "`*` = random actions. Held-out error: mean absolute error of one-step predictions on transitions that "
-    "were not trained on, in standard deviations of the targets, after training on the episode."
+    "`*` = random actions, `~` = exploring. Held-out error: mean absolute error of one-step predictions on "
+    "transitions that were not trained on, in standard deviations of the targets, after training on the "
+    "episode."
 )
 FILES = (
     "`config.yaml` holds all parameters, `dataset/` what happened (MCAP), `checkpoint/` the learner to go on "
@@ -62,7 +63,7 @@ def write_report(folder: Path, *, video: bool = True) -> str:
 
 def goal_rows(result: Result) -> list[tuple[str, str, str, str]]:
     """Figure, measured, wanted, reached: the run against what was aimed at."""
-    return [_goal_row(goal, result) for goal in (*demo_of(result.task).goals, *EVERY_RUN)]
+    return [_goal_row(goal, result) for goal in (*demo_of(result.task, result.agent).goals, *EVERY_RUN)]
 
 
 def _goal_row(goal: Goal, result: Result) -> tuple[str, str, str, str]:
@@ -82,16 +83,16 @@ def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[
     lines = [
         f"# {result.task}: {'learned from nothing' if result.finished else 'an interrupted run'}",
         "",
-        f"Model `{result.model}`, planner `{result.planner}`, seed {result.seed}; "
-        f"{len(result.episodes)} episodes in {minutes(result.wall_s)}, the first one with random actions.",
+        _what_acted(result),
         "",
         *markdown_table(("figure", "measured", "wanted", "reached"), goal_rows(result)),
         "",
     ]
     if (folder / CURVE).exists():
         lines += [f"![Return and held-out error by episode]({CURVE})", ""]
-    headings = tuple(heading for heading, _ in COLUMNS)
-    lines += [*markdown_table(headings, [cells(i, e) for i, e in enumerate(result.episodes, 1)]), ""]
+    headings = tuple(heading for heading, _ in columns(result.agent))
+    rows = [cells(i, e, result.agent) for i, e in enumerate(result.episodes, 1)]
+    lines += [*markdown_table(headings, rows), ""]
     lines += [LEGEND, ""]
     if errors:
         picture = f"![By element of the observation]({FORECAST})"
@@ -101,6 +102,17 @@ def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[
     lines += [f"{note}\n" for note in notes]
     where = f"Commit {result.commit or 'unknown'}, on {result.machine or 'an unknown machine'}."
     return [*lines, "## How it was made", "", "```", result.command, "```", "", where, "", FILES]
+
+
+def _what_acted(result: Result) -> str:
+    length = f"seed {result.seed}; {len(result.episodes)} episodes in {minutes(result.wall_s)}"
+    if not result.learns_policy:
+        return (
+            f"Model `{result.model}`, planner `{result.planner}`, {length}, "
+            "the first one with random actions."
+        )
+    model = f", model `{result.model}`" if result.model else ""
+    return f"Agent `{result.agent}`{model}, {length}, random until there is enough to learn from."
 
 
 def markdown_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

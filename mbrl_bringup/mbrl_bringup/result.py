@@ -19,7 +19,7 @@ import numpy as np
 class Episode:
     """One episode of a run. NaN = unknown."""
 
-    mode: str  # "random" or "exploit"
+    mode: str  # "random", "explore" or "exploit"
     ret: float  # sum of rewards [1]
     steps: int  # control steps [steps]
     missed_steps: int = 0  # States answered late or not at all [steps]
@@ -28,10 +28,11 @@ class Episode:
     model_version: int = 0  # in use at the end of the episode; 0 = none
     disagreement: float = math.nan  # mean over what was heard of the episode [normalised]
     seconds: float = math.nan  # wall time of the episode [s]
-    # Of the model that has seen this episode; unknown until it is trained:
-    holdout_error: float = math.nan  # [standard deviations of the targets]
+    # Of what has learned from this episode; unknown until it has:
+    holdout_error: float = math.nan  # of the model [standard deviations of the targets]
     fit_seconds: float = math.nan  # [s]
-    transitions: int = 0  # that it was trained on
+    transitions: int = 0  # that were learned from
+    updates: int = 0  # gradient steps behind the policy; 0 = there is none
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class Result:
     commit: str = ""
     machine: str = ""
     command: str = ""
+    agent: str = "mpc"
+
+    @property
+    def learns_policy(self) -> bool:
+        """Whether a policy was learned, rather than a model to plan with."""
+        return self.agent != "mpc"
+
+    @property
+    def chooser(self) -> str:
+        """What acted, for people."""
+        if not self.learns_policy:
+            return f"{self.model} and {self.planner}"
+        return f"{self.agent} with {self.model}" if self.model else self.agent
 
     @property
     def returns(self) -> list[float]:
@@ -75,6 +89,7 @@ class Result:
         return {
             "task": self.task,
             "seed": self.seed,
+            "agent": self.agent,
             "model": self.model,
             "planner": self.planner,
             "control_period_s": _number(self.control_period_s),
@@ -111,6 +126,7 @@ def read(folder: Path) -> Result:
     period = content["control_period_s"]
     names = ("task", "seed", "model", "planner", "wall_s", "finished", "commit", "machine", "command")
     return Result(
+        agent=content.get("agent", "mpc"),  # older runs knew no other
         **{name: content[name] for name in names},
         control_period_s=math.nan if period is None else period,
         episodes=episodes,

@@ -15,7 +15,7 @@ from rclpy.task import Future
 from mbrl_bringup.result import Episode
 from mbrl_dynamics.ros.node import LATCHED_QOS
 from mbrl_msgs.action import RunEpisodes
-from mbrl_msgs.msg import LearnerStatus, ModelStatus, ModelUpdate, Spec, WorldStatus
+from mbrl_msgs.msg import LearnerStatus, ModelStatus, ModelUpdate, PolicyStatus, Spec, WorldStatus
 
 STALL = 15.0  # without any progress, after which a goal is given again: its server was restarted [s]
 KEPT_MODELS = 3
@@ -41,6 +41,7 @@ class StackClient:
 
     Attributes:
         spec, world, learner: the newest message of each latched topic; None = not heard yet.
+        policy: the newest status of a policy; None = not heard yet, or there is none.
         models: the newest ModelStatus by node name.
         updates: the newest few models by version, if asked for.
         feedback: the newest feedback of the current episode; None = none yet.
@@ -57,6 +58,7 @@ class StackClient:
         self.spec: Spec | None = None
         self.world: WorldStatus | None = None
         self.learner: LearnerStatus | None = None
+        self.policy: PolicyStatus | None = None
         self.models: dict[str, ModelStatus] = {}
         self.updates: dict[int, ModelUpdate] = {}
         self.feedback: RunEpisodes.Feedback | None = None
@@ -69,6 +71,7 @@ class StackClient:
             (WorldStatus, "world_status", self._on_world),
             (LearnerStatus, "learner_status", self._on_learner),
             (ModelStatus, "model_status", self._on_model),
+            (PolicyStatus, "policy_status", self._on_policy),
         ):
             self.node.create_subscription(message, topic, callback, LATCHED_QOS)
         if keep_models:
@@ -152,6 +155,30 @@ class StackClient:
             raise RunFailed(f"training failed: {self.learner.error_msg}")
         return self.learner
 
+    def wait_for_learning(self) -> PolicyStatus:
+        """Wait until the policy has learned what it can from the newest episode, or does not learn any more.
+
+        Raises:
+            Stopped: the user wants to end.
+        """
+        world = self.world
+        assert world is not None  # an episode has been run
+
+        def over() -> bool:
+            status = self.policy
+            if status is None:
+                return False
+            of_world = status.trained_world_id == bytes(world.world_id).hex()
+            seen = of_world and status.trained_episode >= world.episode
+            off = status.status == PolicyStatus.OFF
+            # A process that was started again may never have heard of the episode: wait no longer than STALL.
+            return off or seen or self._stalled()
+
+        self._touch()
+        self.wait_for(over)
+        assert self.policy is not None
+        return self.policy
+
     def _attempt(self, goal: RunEpisodes.Goal) -> RunEpisodes.Result | None:
         """Give the goal once; None = no answer, as if the server had been restarted."""
         self.feedback, self._disagreement = None, []
@@ -215,6 +242,11 @@ class StackClient:
         if message.status == LearnerStatus.TRAINING:
             self._touch()
         self.learner = message
+
+    def _on_policy(self, message: PolicyStatus) -> None:
+        if message.status == PolicyStatus.LEARNING:
+            self._touch()
+        self.policy = message
 
     def _on_model(self, message: ModelStatus) -> None:
         self.models[message.node] = message

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from mbrl_bringup.demo import Run
 from mbrl_bringup.evidence import MODEL
+from mbrl_bringup.goals import mode_of
 from mbrl_bringup.result import Episode, Result, write
 from mbrl_bringup.ros.client import RunFailed, StackClient
 from mbrl_bringup.table import RunTable
 from mbrl_dynamics.snapshot import write_atomically
-from mbrl_msgs.msg import LearnerStatus
+from mbrl_msgs.msg import LearnerStatus, PolicyStatus
 
 SEEDS_APART = 1000  # episode k of a run with seed s starts from seed 1000 s + k
 
@@ -42,8 +45,10 @@ class Session:
         """
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._client = StackClient(self._run.stack.namespace, self._stopped, self._look, keep_models=True)
-        title = f"{self.result.task}, seed {self.result.seed} (* random actions)"
-        with RunTable(title) as self._table:
+        agent = self.result.agent
+        signs = "* random actions, ~ exploring" if self.result.learns_policy else "* random actions"
+        title = f"{self.result.task}, seed {self.result.seed} ({signs})"
+        with RunTable(title, agent=agent) as self._table:
             try:
                 self._episodes()
                 self.result = dataclasses.replace(self.result, finished=True)
@@ -56,17 +61,33 @@ class Session:
 
     def _episodes(self) -> None:
         client, demo = self._client, self._run.demo
-        client.wait_for(lambda: all((client.spec, client.world, client.learner)))
+        client.wait_for(lambda: all((client.spec, client.world, *self._learners)))
         assert client.spec is not None
         self.result = dataclasses.replace(self.result, control_period_s=client.spec.control_period)
         for index in range(demo.episodes):
-            mode = "exploit" if index else "random"
+            mode = mode_of(index, demo.episodes, self.result.agent)
             seed = SEEDS_APART * self.result.seed + index
-            self._keep(client.run_episode(mode, seed, wait_for_model=True), index)
+            acts_at_random = client.policy is not None and not client.policy.acting_updates
+            episode = client.run_episode(mode, seed, wait_for_model=True)
+            self._keep(dataclasses.replace(episode, mode="random") if acts_at_random else episode, index)
             if demo.early_stop and demo.solved(self.result.returns):
                 break
             if index + 1 < demo.episodes:
-                self._keep(with_training(self.result.episodes[-1], client.wait_for_training()), index)
+                self._keep(self._with_learning(self.result.episodes[-1]), index)
+
+    @property
+    def _learners(self) -> list[Any]:
+        """The newest status of each that learns; None = not heard yet."""
+        policy = [self._client.policy] if self.result.learns_policy else []
+        return [*policy, self._client.learner] if self.result.model else policy
+
+    def _with_learning(self, episode: Episode) -> Episode:
+        """An episode, with what was learned from it, once it is."""
+        if self.result.model:
+            episode = with_training(episode, self._client.wait_for_training())
+        if self.result.learns_policy:
+            episode = with_policy(episode, self._client.wait_for_learning())
+        return episode
 
     def _keep(self, episode: Episode, index: int) -> None:
         """Put an episode, or what has become known of it, into the result."""
@@ -93,11 +114,13 @@ class Session:
 
     def _now(self) -> str:
         """What is happening, in a few words."""
-        feedback, learner = self._client.feedback, self._client.learner
+        feedback, learner, policy = self._client.feedback, self._client.learner, self._client.policy
         if self._client.world is None:
             return "the nodes are starting"
         if learner is not None and learner.status == LearnerStatus.TRAINING:
             return f"training on {learner.transitions} transitions"
+        if policy is not None and policy.status == PolicyStatus.LEARNING:
+            return f"learning: {policy.updates} updates, {policy.owed} to go"
         if feedback is None or feedback.done:
             return "between episodes"
         number = len(self.result.episodes) + 1
@@ -113,4 +136,15 @@ def with_training(episode: Episode, learner: LearnerStatus) -> Episode:
         holdout_error=learner.holdout_error,
         fit_seconds=learner.fit_seconds,
         transitions=learner.transitions,
+    )
+
+
+def with_policy(episode: Episode, policy: PolicyStatus) -> Episode:
+    """An episode, with what the policy learned from it; its time comes on top of the model's."""
+    seconds = [value for value in (episode.fit_seconds, policy.learning_seconds) if math.isfinite(value)]
+    return dataclasses.replace(
+        episode,
+        fit_seconds=sum(seconds) if seconds else math.nan,
+        transitions=policy.env_steps,
+        updates=policy.updates,
     )

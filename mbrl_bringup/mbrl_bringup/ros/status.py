@@ -9,7 +9,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from mbrl_bringup.ros.client import StackClient
-from mbrl_msgs.msg import LearnerStatus, ModelStatus, Spec, WorldStatus
+from mbrl_msgs.msg import LearnerStatus, ModelStatus, PolicyStatus, Spec, WorldStatus
 
 NOTHING_HEARD = 1  # exit code
 SETTLE = 0.5  # after the first message the others are not far [s]
@@ -25,6 +25,12 @@ _MODE = {
     WorldStatus.REALTIME: "real time",
     WorldStatus.FREE: "free-running",
 }
+_POLICY = {
+    PolicyStatus.IDLE: "idle",
+    PolicyStatus.LEARNING: "learning",
+    PolicyStatus.FAILED: "failed",
+    PolicyStatus.OFF: "acts only",
+}
 _LEARNER = {
     LearnerStatus.IDLE: "idle",
     LearnerStatus.TRAINING: "training",
@@ -38,23 +44,44 @@ def print_status(namespace: str, wait: float) -> int:
     client = StackClient(namespace)
     try:
         begin = time.monotonic()
-        client.wait_for(lambda: all((client.spec, client.world, client.learner, client.models)), timeout=wait)
+        client.wait_for(lambda: all((client.spec, client.world, _deciders(client))), timeout=wait)
         client.spin(min(SETTLE, max(0.0, wait - (time.monotonic() - begin))))
     finally:
         client.close()
         rclpy.try_shutdown()
-    if not any((client.spec, client.world, client.learner, client.models)):
+    if not any((client.spec, client.world, client.learner, client.models, client.policy)):
         where = f"namespace '{namespace}'" if namespace else "no namespace"
         print(f"nothing is running ({where}, nothing heard for {wait:g} s)", file=sys.stderr)
         return NOTHING_HEARD
     for text in (
         spec_text(client.spec),
         world_text(client.world),
-        learner_text(client.learner),
+        *([] if client.policy is None else [policy_text(client.policy)]),
+        *([] if client.policy is not None and client.learner is None else [learner_text(client.learner)]),
         *(model_text(status) for _, status in sorted(client.models.items())),
     ):
         print(text)
     return 0
+
+
+def _deciders(client: StackClient) -> bool:
+    """Whether a policy, or a planner and its learner, have been heard."""
+    return client.policy is not None or bool(client.learner and client.models)
+
+
+def policy_text(status: PolicyStatus) -> str:
+    """The policy and its learning, in a few lines."""
+    metrics = ", ".join(f"{n} {v:.3g}" for n, v in zip(status.metric_names, status.metrics, strict=True))
+    lines = [
+        f"policy    {status.agent}, {_POLICY.get(status.status, '?')}: {status.updates} updates "
+        f"({status.owed} owed, {status.acting_updates} behind the policy in use) on {status.env_steps} steps",
+        f"          {status.swaps} swaps, {status.refused} policies refused, "
+        f"{status.missed_deadlines} deadlines missed, {status.restarts} restarts",
+    ]
+    lines += [f"          {metrics}"] if metrics else []
+    lines += [f"          {event}" for event in status.events]
+    lines += [f"          error: {status.error_msg}"] if status.error_msg else []
+    return "\n".join(lines)
 
 
 def spec_text(spec: Spec | None) -> str:
