@@ -143,6 +143,8 @@ class Training:
 
     def _learn_by_acting(self, ended: Callable[[], bool]) -> None:
         steps = math.ceil(self.settings.frames / self.task.action_repeat)
+        if self.trainer.env_steps >= steps:
+            return
         states = self._begin()
         while self.trainer.env_steps < steps and not ended():
             states = self.worlds.step(self.driver.decide(states, explore=True))
@@ -228,6 +230,7 @@ class Training:
     def _evaluate(self) -> None:
         noise = self.agent.noise.get_state()  # looking must not change what is learned
         returns, self.result.decision_ms = evaluate(self.agent, self.judges)
+        returns = [round(value, 3) for value in returns]  # as they are written down
         self.agent.noise.set_state(noise)
         steps = self.trainer.env_steps
         mark = Evaluation(steps, steps * self.task.action_repeat, self._wall(), returns, self.agent.updates)

@@ -40,8 +40,7 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
         raise UserError("either one run is resumed or several seeds are trained, not both")
     folder = Path(options.resume) if options.resume else None
     if folder is not None:
-        began = remembered(folder)
-        arguments, parameters = {**began[0], **arguments}, {**began[1], **parameters}
+        arguments, parameters = _going_on(folder, arguments, parameters)
     settings = build(TrainConfig, arguments)
     chosen = configurations(settings, parameters)  # everything is checked before anything is made
     if options.seeds:
@@ -82,6 +81,22 @@ def run_training(arguments: Mapping[str, Any], parameters: Mapping[str, str], op
     print(f"result: {folder / 'result.json'}", flush=True)
     print(write_report(folder, video=options.video, play=not interrupt()), flush=True)
     return 130 if interrupt() else 0
+
+
+def _going_on(
+    folder: Path, arguments: Mapping[str, Any], parameters: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arguments and parameters of a run that goes on: its own, and on top those given now.
+
+    Raises:
+        UserError: the folder is not that of a training, or of another agent or task.
+    """
+    began, chosen = remembered(folder)
+    for name in ("agent", "task"):
+        own = began.get(name, getattr(TrainConfig, name))
+        if arguments.get(name, own) != own:
+            raise UserError(f"the run in '{folder}' is of {name} '{own}', not '{arguments[name]}'")
+    return {**began, **arguments}, {**chosen, **parameters}
 
 
 def _remember(folder: Path, arguments: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
