@@ -22,7 +22,6 @@ setup(
             "latent_sac = mbrl_planner.agents.latent_sac:LatentSAC",
             "mba = mbrl_planner.agents.mba:MBA",
             "mbmf = mbrl_planner.agents.mbmf:MBMF",
-            "mbmf = mbrl_planner.agents.mbmf:MBMF",
             "mbpo = mbrl_planner.agents.mbpo:MBPO",
             "mve = mbrl_planner.agents.mve:MVE",
             "pg = mbrl_planner.agents.pg:PG",

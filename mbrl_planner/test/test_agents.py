@@ -11,6 +11,15 @@ from mbrl_planner.testing import check_agent
 
 SMALL = {  # what makes an agent small enough for a test
     "sac": {"hidden": (16,), "batch_size": 8},
+    "latent_sac": {
+        "hidden": (16,),
+        "memory": 8,
+        "world_hidden": 8,
+        "latents": (2, 2),
+        "slices": 2,
+        "length": 3,
+        "batch_size": 8,
+    },
     "mbpo": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},
     "mbmf": {"hidden": (16,), "batch_size": 8, "clone_after": 60, "clone_steps": 2, "labels": 4},
     "mba": {"hidden": (16,), "batch_size": 16, "branches": 8, "replay_ratio": 1.0},

@@ -264,7 +264,8 @@ class Ensemble(nn.Module):
         shape, size = state.obs.shape[:-1], self.spec.observation_dim
         obs = state.obs.reshape(-1, size)
         inputs = torch.cat([obs, action.reshape(len(obs), -1)], dim=-1)
-        delta, std = self._predictor()(inputs.expand(self.elites, -1, -1))
+        inputs, net = inputs.expand(self.elites, -1, -1), self._predictor()
+        delta, std = (net.mean(inputs), None) if noise is None else net(inputs)
         disagreement = (delta[..., :size].std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
         member = None if state.member is None else state.member.reshape(-1)
         if member is None and noise is not None:
@@ -274,7 +275,7 @@ class Ensemble(nn.Module):
         else:
             rows = torch.arange(len(obs), device=obs.device)
             change = delta[member, rows]
-            if noise is not None:
+            if std is not None:
                 drawn = torch.randn(change.shape, generator=noise, device=obs.device)
                 change = change + std[member, rows] * drawn
         after = self.project(obs + change[:, :size]).reshape(*shape, size)

@@ -67,18 +67,22 @@ class SAC(PolicyAgent):
 
     def __init__(self, spec: Spec, config: Any = None, *, seed: int = 0, device: str = "cpu") -> None:
         super().__init__(spec, config, seed=seed, device=device)
-        c, features, actions = self.config, spec.observation_dim, spec.inner_action_dim
-        self.normalizer = Normalizer(features)
+        c, features, actions = self.config, self.perceive(seed), spec.inner_action_dim
         self.policy = GaussianPolicy(features, actions, c.hidden)
         self.critic = Critic(c.critics, features, actions, c.hidden, norm=c.layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.nn.Parameter(torch.tensor(c.temperature).log())
         self.to(self.device)
-        self.optimizers = {
+        self.optimizers |= {
             "policy": adam(self.policy, c.learning_rate),
             "critic": adam(self.critic, c.learning_rate),
             "temperature": adam([self.log_temperature], c.learning_rate),
         }
+
+    def perceive(self, seed: int) -> int:
+        """Make what turns observations into features; returns the length Z of these."""
+        self.normalizer = Normalizer(self.spec.observation_dim)
+        return self.spec.observation_dim
 
     # Acting -------------------------------------------------------------------------------------------------
 
@@ -104,10 +108,13 @@ class SAC(PolicyAgent):
 
     def begin(self, buffer: ReplayBuffer) -> None:
         """Measure observations and rewards, before the first gradient step."""
-        if self.updates:
-            return
-        data = buffer.all()
-        self.normalizer.measure(data.obs["vector"][:, 0].to(self.device))
+        if not self.updates:
+            data = buffer.all()
+            self.normalizer.measure(data.obs["vector"][:, 0].to(self.device))
+            self.measure_values(data)
+
+    def measure_values(self, data: Trajectory) -> None:
+        """Let the critics work in units of the values that the rewards of these data add up to."""
         steps = 1.0 / max(1.0 - self.config.discount, 1e-3)  # that a value adds up
         for critic in (self.critic, self.target_critic):
             critic.scale.fill_(max(1.0, steps * float(data.reward.abs().nanmean())))

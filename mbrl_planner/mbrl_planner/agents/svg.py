@@ -26,14 +26,17 @@ class SVGConfig(SACConfig):
     """Configuration of SVG."""
 
     replay_ratio: Annotated[float, Field(gt=0, description="gradient steps a step of experience [1]")] = 2.0
-    batch_size: Annotated[int, Field(ge=1, description="futures imagined a gradient step [1]")] = 128
+    batch_size: Annotated[int, Field(ge=1, description="futures imagined a gradient step [1]")] = 256
     target_rate: Annotated[float, Field(gt=0, le=1, description="how fast the target critics follow [1]")] = (
         0.02
     )
-    look_ahead: Annotated[int, Field(ge=1, description="imagined steps that are differentiated [steps]")] = 8
+    look_ahead: Annotated[int, Field(ge=1, description="imagined steps that are differentiated [steps]")] = 5
     trace: Annotated[
         float, Field(ge=0, le=1, description="lambda: weight of longer returns in the critic's target [1]")
     ] = 0.95
+    aleatoric: Annotated[
+        bool, Field(description="draw the outcome noise that the model predicts, rather than follow its mean")
+    ] = False
     clip: Annotated[float, Field(gt=0, description="largest norm of the policy's gradient [1]")] = 10.0
 
 
@@ -51,8 +54,8 @@ class SVG(SAC):
     """A policy that follows the gradient of its imagined return, and a critic fitted to the same futures.
 
     Futures begin where the robot has been and follow the policy. Each keeps one member of the ensemble, so
-    that its path is smooth in the actions; outcomes are drawn with noise that is held fixed (the
-    reparameterisation trick); the model's weights are frozen.
+    that its path is smooth in the actions; actions (and outcomes, if `aleatoric`) are drawn with noise that
+    is held fixed, the reparameterisation trick; the model's weights are frozen.
     """
 
     Config = SVGConfig
@@ -102,7 +105,7 @@ class SVG(SAC):
             reached.append(alive)
             if h == self.config.look_ahead:
                 break
-            ahead = model.step(state, action, self.generator)
+            ahead = model.step(state, action, self.generator if self.config.aleatoric else None)
             assert ahead.obs is not None and ahead.reward is not None
             rewards.append(ahead.reward)
             alive = alive if ahead.alive is None else alive * ahead.alive
