@@ -100,7 +100,7 @@ class Prior(GaussianPolicy):
     """The policy that proposes plans and values; with LayerNorm."""
 
     def __init__(self, features: int, actions: int, hidden: tuple[int, ...]) -> None:
-        nn.Module.__init__(self)
+        super().__init__(features, actions, hidden)
         self.net = Stack(1, features, hidden, 2 * actions, norm=True)
 
     def draw(self, feature: Tensor, noise: torch.Generator) -> Tensor:
