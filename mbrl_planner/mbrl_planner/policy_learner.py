@@ -58,7 +58,7 @@ class Order:
     seed: int = 0
     threads: int = 1
     nice: int = 5
-    updates_at_once: int = 8  # gradient steps between two looks at what came
+    updates_at_once: int = 4  # gradient steps between two looks at what came
     hold: bool = False  # reads and records, but does not learn
 
 

@@ -1,0 +1,120 @@
+"""How long policy_node takes from a State to the Action that answers it, over DDS, alone and while it learns.
+
+python tools/bench.py --only bench_policy
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from mbrl_dynamics.plugins import make_task
+from mbrl_dynamics.ros.convert import spec_to_msg, transition_to_msg
+from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS
+from mbrl_dynamics.ros.testing import isolated_domain, start_node
+from mbrl_dynamics.transition import Transition
+from mbrl_msgs.msg import Action, PolicyStatus, Spec, State
+from mbrl_planner.agent_trainer import save
+from mbrl_planner.agents.sac import SAC, SACConfig
+
+TASK = "cartpole_swingup"
+GOAL = 2.0  # [ms]
+
+
+def figures(quick: bool = False) -> list[dict[str, Any]]:
+    """Milliseconds from sending a State to having its Action, both ways over DDS included."""
+    count = 300 if quick else 3000
+    result = []
+    for name, learn in (("policy_step", False), ("policy_step_while_learning", True)):
+        times = _answers(count, learn=learn)
+        result.append(_figure(f"{name}_median", statistics.median(times), "the goal", GOAL))
+        result.append(_figure(f"{name}_p99", sorted(times)[int(0.99 * (count - 1))], None, None))
+    return result
+
+
+def _answers(count: int, *, learn: bool) -> list[float]:
+    """Times of answers of a feed-forward policy of 256 x 256 units [ms]."""
+    spec = make_task(TASK).spec
+    agent = SAC(spec, SACConfig())
+    agent.updates = 1  # as if it had learned
+    with tempfile.TemporaryDirectory() as folder, isolated_domain():
+        save(Path(folder), agent, "sac", 0, 0, {})
+        node = {"task": TASK, "agent": "sac", "checkpoint": folder, "follow": True, "learn": learn}
+        node |= {"sac.random_steps": 100, "sac.replay_ratio": 1000.0}  # it always has something to learn
+        with start_node("mbrl_planner.ros.policy_node", node):
+            rclpy.init()
+            try:
+                return _World(spec).play(count, learn=learn)
+            finally:
+                rclpy.try_shutdown()
+
+
+class _World:
+    """A world that only asks, and takes the time."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec, self.id = spec, uuid.uuid4().bytes
+        self.node = Node("bench_world")
+        self.answered = -1
+        self.updates = 0
+        specs = self.node.create_publisher(Spec, "spec", LATCHED_QOS)
+        self.states = self.node.create_publisher(State, "state", STREAM_QOS)
+        self.node.create_subscription(Action, "action", self._on_action, STREAM_QOS)
+        self.node.create_subscription(PolicyStatus, "policy_status", self._on_status, LATCHED_QOS)
+        specs.publish(spec_to_msg(spec, self.id))
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+
+    def play(self, count: int, *, learn: bool) -> list[float]:
+        """Ask so many times, once it answers (and learns)."""
+        rng = np.random.default_rng(0)
+        while self.answered < 0:
+            self._ask(0, rng, patience=0.5)
+        step = 1
+        while step < 200 or (learn and self.updates < 100):
+            self._ask(step, rng)
+            step += 1
+        return [self._ask(step + i, rng) for i in range(count)]
+
+    def _ask(self, step: int, rng: np.random.Generator, patience: float = 60.0) -> float:
+        spec = self.spec
+        obs, action = rng.normal(size=spec.observation_dim), np.zeros(spec.action_dim)
+        state = Transition(self.id, 1, step, obs, action, 0.0, first=step == 0)
+        msg = transition_to_msg(state, spec)
+        begin = time.perf_counter()
+        self.states.publish(msg)
+        while self.answered != step and time.perf_counter() - begin < patience:
+            self.executor.spin_once(timeout_sec=0.1)
+        took = 1e3 * (time.perf_counter() - begin)
+        time.sleep(0.002)  # what the node does after an answer is not counted
+        return took
+
+    def _on_action(self, msg: Action) -> None:
+        self.answered = msg.step
+
+    def _on_status(self, msg: PolicyStatus) -> None:
+        self.updates = msg.updates
+
+
+def _figure(name: str, value: float, reference: str | None, reference_value: float | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": round(value, 3),
+        "unit": "ms",
+        "reference": reference,
+        "reference_value": reference_value,
+    }
+
+
+if __name__ == "__main__":
+    for figure in figures():
+        print(figure)
