@@ -118,6 +118,16 @@ DEMOS = {
         goals=(Goal("best return", "1", 700.0, lambda r: best(r.returns)),),
         policy=700.0,
     ),
+    "maze": Demo(
+        solved=lambda returns: best(returns) >= 1.0,
+        goals=(Goal("best return", "1", 1.0, lambda r: best(r.returns)),),
+        policy=1.0,
+    ),
+    "cliff": Demo(
+        solved=lambda returns: best(returns) >= -17.0,
+        goals=(Goal("best return", "1", -17.0, lambda r: best(r.returns)),),
+        policy=-17.0,
+    ),
 }
 
 
