@@ -28,6 +28,7 @@ class ReplayBuffer:
         self._before: NDArray[np.int64] = np.zeros(
             capacity, np.int64
         )  # row that a row follows; itself = none
+        self._after: NDArray[np.int64] = np.zeros(capacity, np.int64)  # row that follows it; itself = none
         self._obs: NDArray[np.float32] = np.zeros((capacity, spec.observation_dim), np.float32)
         self._action: NDArray[np.float32] = np.zeros((capacity, spec.inner_action_dim), np.float32)
         self._reward: NDArray[np.float32] = np.zeros(capacity, np.float32)
@@ -69,7 +70,9 @@ class ReplayBuffer:
             self._length += 1
         for name, image in transition.images.items():
             self._images[name].append(image)
-        self._before[row] = before if joined else row
+        self._before[row], self._after[row] = before if joined else row, row
+        if joined:
+            self._after[before] = row
         self._newest[transition.world_id] = transition, row
         self._rows += 1
         return joined
@@ -114,6 +117,17 @@ class ReplayBuffer:
             extras={"index": _tensor(np.searchsorted(self._steps[: self._length], done))},
         )
 
+    def later(self, steps: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The steps that come so many after the given ones, or the last of their episode if it ends before.
+
+        Slices that end at a step drawn uniformly hardly ever hold the end of an episode; those that end some
+        steps later, drawn from 0 .. length - 1, hold it as often as anything else.
+        """
+        rows = self._steps[: self._length][steps]
+        for count in range(int(counts.max(initial=0))):
+            rows = np.where(counts > count, self._after[rows], rows)
+        return np.searchsorted(self._steps[: self._length], rows)
+
     def all(self) -> Trajectory:
         """Every step, as slices of length one."""
         return self.slices(np.arange(self._length))
@@ -121,7 +135,7 @@ class ReplayBuffer:
     def _grow(self, rows: int) -> None:
         capacity = len(self._obs)
         if rows > capacity:
-            for name in ("_obs", "_action", "_reward", "_terminated", "_steps", "_before"):
+            for name in ("_obs", "_action", "_reward", "_terminated", "_steps", "_before", "_after"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
 

@@ -89,3 +89,16 @@ def test_an_empty_buffer_cannot_be_sampled() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="'velocity' is not finite"):
         filled([transition(observation=np.array([0.0, np.nan]))])
+
+
+def test_later_steps_stay_within_their_episode() -> None:
+    buffer = filled(episode(0, 4), episode(1, 3))  # steps 0 .. 3, then 4 .. 6
+    steps, counts = np.array([0, 0, 2, 3, 4, 6]), np.array([0, 2, 9, 1, 1, 5])
+    assert buffer.later(steps, counts).tolist() == [0, 2, 3, 3, 5, 6]
+
+
+def test_later_steps_of_worlds_side_by_side() -> None:
+    buffer = ReplayBuffer(SPEC, 1)
+    for one, other in zip(episode(0, 3), episode(0, 3, world=OTHER_WORLD), strict=True):
+        buffer.add(one), buffer.add(other)
+    assert buffer.later(np.array([0, 1]), np.array([1, 9])).tolist() == [2, 5]

@@ -31,12 +31,12 @@ _JUDGED = 128  # held-out slices that are looked at
 class RSSMConfig:
     """Configuration of RSSM."""
 
-    deter: Annotated[int, Field(ge=1, description="length of the recurrent memory [1]")] = 256
-    hidden: Annotated[int, Field(ge=1, description="units of every hidden layer [1]")] = 256
+    deter: Annotated[int, Field(ge=1, description="length of the recurrent memory [1]")] = 128
+    hidden: Annotated[int, Field(ge=1, description="units of every hidden layer [1]")] = 128
     layers: Annotated[int, Field(ge=1, description="hidden layers of encoder and decoder [1]")] = 2
     head_layers: Annotated[int, Field(ge=0, description="hidden layers of reward and continuation [1]")] = 1
     groups: Annotated[int, Field(ge=1, description="categorical variables of the latent [1]")] = 16
-    classes: Annotated[int, Field(ge=2, description="classes of each categorical variable [1]")] = 16
+    classes: Annotated[int, Field(ge=2, description="classes of each categorical variable [1]")] = 8
     unimix: Annotated[float, Field(ge=0, lt=1, description="uniform share of prior and posterior [1]")] = 0.01
     image_depth: Annotated[int, Field(ge=1, description="channels after the first convolution [1]")] = 16
     bins: Annotated[int, Field(ge=3, description="bins of the discrete regression [1]")] = 101

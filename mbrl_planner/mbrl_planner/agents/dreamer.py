@@ -37,7 +37,7 @@ class DreamerConfig(PolicyConfig, RSSMConfig):
 
     replay_ratio: Annotated[
         float, Field(gt=0, description="gradient steps a step of experience, the first ones included [1]")
-    ] = 0.3
+    ] = 0.5
     policy_layers: Annotated[int, Field(ge=1, description="hidden layers of actor and critic [1]")] = 2
     starts: Annotated[
         int, Field(ge=1, description="replayed states that a gradient step dreams from [1]")
@@ -57,8 +57,8 @@ class DreamerConfig(PolicyConfig, RSSMConfig):
         float, Field(ge=0, description="weight in 'pmpo' of the KL from the slow policy [1]")
     ] = 0.3
     entropy: Annotated[float, Field(ge=0, description="weight of the policy's entropy [1]")] = 3e-4
-    actor_rate: Annotated[float, Field(gt=0, description="Adam's step size of the actor [1]")] = 1e-4
-    critic_rate: Annotated[float, Field(gt=0, description="Adam's step size of the critic [1]")] = 1e-4
+    actor_rate: Annotated[float, Field(gt=0, description="Adam's step size of the actor [1]")] = 3e-4
+    critic_rate: Annotated[float, Field(gt=0, description="Adam's step size of the critic [1]")] = 3e-4
     clip: Annotated[float, Field(gt=0, description="largest norm of a gradient [1]")] = 100.0
     slow_rate: Annotated[float, Field(gt=0, le=1, description="how fast the slow networks follow [1]")] = 0.02
     slow_weight: Annotated[float, Field(ge=0, description="pull of the slow critic on the critic [1]")] = 1.0
@@ -163,10 +163,11 @@ class Dreamer(PolicyAgent):
         return {name: float(total) / count for name, total in totals.items()}
 
     def replay(self, buffer: ReplayBuffer) -> Trajectory:
-        """A batch of slices, on the device."""
-        size = (self.config.batch_size,)
-        ends = torch.randint(len(buffer), size, generator=self.generator, device=self.device)
-        batch = buffer.slices(ends.cpu().numpy(), self.config.length)
+        """A batch of slices, on the device, in which every step is about as likely as any other."""
+        size, length = (self.config.batch_size,), self.config.length
+        steps = torch.randint(len(buffer), size, generator=self.generator, device=self.device)
+        shift = torch.randint(length, size, generator=self.generator, device=self.device)
+        batch = buffer.slices(buffer.later(steps.cpu().numpy(), shift.cpu().numpy()), length)
         return Trajectory(
             obs={name: x.to(self.device) for name, x in batch.obs.items()},
             action=batch.action.to(self.device),
