@@ -18,6 +18,9 @@ from mbrl_dynamics.training_state import load_optimizer, optimizer_tensors
 from mbrl_dynamics.types import Metrics, Trajectory
 
 EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
+# Largest norm of a gradient. A model that was sure of itself is surprised by new data, and a likelihood punishes
+# that without bound: Adam's second moments would be so large that little was learned for hundreds of steps.
+CLIP = 10.0
 
 
 class Trainable(Protocol):
@@ -115,6 +118,7 @@ class Trainer:
             loss, metrics = self.model.loss(buffer.slices(train[draw], self.length))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             self.optimizer.step()
             total += metrics["train_loss"]
         return total / steps

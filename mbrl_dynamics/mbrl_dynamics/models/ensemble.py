@@ -26,6 +26,7 @@ from mbrl_dynamics.trainer import Trainer
 from mbrl_dynamics.types import Metrics, Prediction, Rollout, Trajectory
 
 _TABLE = 1 << 16  # bootstrap counts repeat after so many transitions
+MAX_LOG_VAR, MIN_LOG_VAR = 0.5, -10.0  # at first; of normalised outputs
 
 
 @config
@@ -102,8 +103,8 @@ class Ensemble(nn.Module):
             nn.init.trunc_normal_(weight, std=0.5 * fan_in**-0.5, generator=generator)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(self.members, 1, fan_out)))
-        self.max_log_var = nn.Parameter(torch.full((outputs,), 0.5))  # of normalised deltas
-        self.min_log_var = nn.Parameter(torch.full((outputs,), -10.0))
+        self.max_log_var = nn.Parameter(torch.full((outputs,), MAX_LOG_VAR))
+        self.min_log_var = nn.Parameter(torch.full((outputs,), MIN_LOG_VAR))
         self.input_normalizer, self.delta_normalizer = Normalizer(inputs), Normalizer(outputs)
         if self.config.terminations:
             self.ending = _classifier(spec.observation_dim, generator)
@@ -230,6 +231,9 @@ class Ensemble(nn.Module):
         self.biases[-1][..., :size] += (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
         for log_var in (self.biases[-1][..., size:], self.max_log_var, self.min_log_var):
             log_var += 2 * torch.log(ratio)
+        # Data that spread further must not leave the bounds so low that a surprise counts as a catastrophe.
+        self.max_log_var.clamp_(min=MAX_LOG_VAR)
+        self.min_log_var.clamp_(max=MIN_LOG_VAR)
 
     def training_state(self) -> dict[str, Tensor]:
         """The optimiser's state, to go on with after a restart."""
