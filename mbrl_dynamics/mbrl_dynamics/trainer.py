@@ -18,8 +18,9 @@ from mbrl_dynamics.training_state import load_optimizer, optimizer_tensors
 from mbrl_dynamics.types import Metrics, Trajectory
 
 EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
-# Largest norm of a gradient. A model that was sure of itself is surprised by new data, and a likelihood punishes
-# that without bound: Adam's second moments would be so large that little was learned for hundreds of steps.
+# Largest norm of a gradient. A model that was sure of itself is surprised by new data, and a likelihood
+# punishes that without bound: Adam's second moments would grow so large that little is learned for hundreds of
+# steps.
 CLIP = 10.0
 
 

@@ -86,6 +86,7 @@ class GaussianPolicy(nn.Module):
 
     def __init__(self, features: int, actions: int, hidden: Sequence[int]) -> None:
         super().__init__()
+        self.actions = actions
         self.net = Stack(1, features, hidden, 2 * actions)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,8 +102,12 @@ class GaussianPolicy(nn.Module):
 
     def sample(self, feature: Tensor, noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """An action [..., A], differentiable in the policy, and its log density [...]."""
+        shape = (*feature.shape[:-1], self.actions)
+        return self.squash(feature, torch.randn(shape, generator=noise, device=feature.device))
+
+    def squash(self, feature: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """`sample` with the standard normal numbers [..., A] that it draws."""
         mean, log_std = self(feature)
-        normal = torch.randn(mean.shape, generator=noise, device=mean.device)
         raw = mean + log_std.exp() * normal
         return torch.tanh(raw), tanh_gaussian_log_prob(raw, normal, log_std)
 

@@ -78,6 +78,13 @@ class SAC(PolicyAgent):
             "critic": adam(self.critic, c.learning_rate),
             "temperature": adam([self.log_temperature], c.learning_rate),
         }
+        if self.device.type == "cuda":
+            self.compile_losses()
+
+    def compile_losses(self) -> None:
+        """Let PyTorch compile both losses: worth its minute where launching kernels is what costs."""
+        for name in ("critic_loss", "policy_loss"):
+            setattr(self, name, torch.compile(getattr(self, name)))
 
     def perceive(self, seed: int) -> int:
         """Make what turns observations into features; returns the length Z of these."""
@@ -150,11 +157,15 @@ class SAC(PolicyAgent):
     def step_critic(self, batch: Batch) -> dict[str, Tensor]:
         """Fit the critics to the target (equations 5 and 6), then let the target critics follow."""
         target = self.target(batch)
-        values = self.critic(batch.feature, batch.action)
-        loss = 0.5 * ((values - target) / self.critic.scale).square().mean(-1).sum()
+        loss, value = self.critic_loss(batch.feature, batch.action, target)
         descend(loss, self.optimizers["critic"])
         follow(self.target_critic, self.critic, self.config.target_rate)
-        return {"critic_loss": loss.detach(), "value": values.detach().mean()}
+        return {"critic_loss": loss.detach(), "value": value.detach()}
+
+    def critic_loss(self, feature: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared error in units of the critics' scale, summed over them; and the mean value."""
+        values = self.critic(feature, action)
+        return 0.5 * ((values - target) / self.critic.scale).square().mean(-1).sum(), values.mean()
 
     @torch.no_grad()
     def target(self, batch: Batch) -> Tensor:
@@ -169,13 +180,23 @@ class SAC(PolicyAgent):
         return self.target_critic(feature, action).amin(0) - self.log_temperature.exp() * log_prob
 
     def step_policy(self, feature: Tensor) -> dict[str, Tensor]:
-        """Improve the policy (equation 9) and tune the temperature (equation 18)."""
-        action, log_prob = self.policy.sample(feature, self.generator)
-        temperature = self.log_temperature.exp()
-        loss = (temperature.detach() * log_prob - self.critic(feature, action).amin(0)).mean()
+        """Improve the policy, and tune the temperature."""
+        shape = (len(feature), self.spec.inner_action_dim)
+        normal = torch.randn(shape, generator=self.generator, device=self.device)
+        loss, entropy = self.policy_loss(feature, normal, self.log_temperature.exp().detach())
         descend(loss, self.optimizers["policy"])
-        entropy = -log_prob.detach().mean()
+        return {"policy_loss": loss.detach(), **self.step_temperature(entropy.detach())}
+
+    def policy_loss(self, feature: Tensor, normal: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 9 for drawn actions, and the policy's entropy."""
+        action, log_prob = self.policy.squash(feature, normal)
+        loss = (temperature * log_prob - self.critic(feature, action).amin(0)).mean()
+        return loss, -log_prob.mean()
+
+    def step_temperature(self, entropy: Tensor) -> dict[str, Tensor]:
+        """Raise the temperature where the entropy is below the target, else lower it (equation 18)."""
+        temperature = self.log_temperature.exp()
         if self.config.tune_temperature:
-            excess = entropy - self.config.target_entropy * action.shape[-1]
+            excess = entropy - self.config.target_entropy * self.spec.inner_action_dim
             descend(temperature * excess, self.optimizers["temperature"])
-        return {"policy_loss": loss.detach(), "entropy": entropy, "temperature": temperature.detach()}
+        return {"entropy": entropy, "temperature": temperature.detach()}

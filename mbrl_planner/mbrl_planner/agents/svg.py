@@ -75,21 +75,11 @@ class SVG(SAC):
     def step(self, model: Model, feature: Tensor) -> dict[str, Tensor]:
         """One gradient step from features [M, Z] on."""
         future = self.imagine(model, feature)
-        temperature = self.log_temperature.exp()
         loss = -self.imagined_return(future).mean()
         descend(loss, self.optimizers["policy"], self.config.clip)
-        entropy = -future.log_prob.detach().mean()
-        if self.config.tune_temperature:
-            excess = entropy - self.config.target_entropy * self.spec.inner_action_dim
-            descend(temperature * excess, self.optimizers["temperature"])
-        critic_loss, value = self.fit_critic(Future(*(x.detach() for x in future)))
-        return {
-            "policy_loss": loss.detach(),
-            "critic_loss": critic_loss,
-            "value": value,
-            "entropy": entropy,
-            "temperature": temperature.detach(),
-        }
+        future = Future(*(x.detach() for x in future))
+        metrics = {"policy_loss": loss.detach(), **self.step_temperature(-future.log_prob.mean())}
+        return metrics | self.fit_critic(future)
 
     def imagine(self, model: Model, feature: Tensor) -> Future:
         """The policy's futures from features [M, Z] on."""
@@ -120,8 +110,8 @@ class SVG(SAC):
         power = torch.arange(len(earned), device=self.device).unsqueeze(1)
         return (self.config.discount**power * future.alive * earned).sum(0)
 
-    def fit_critic(self, future: Future) -> tuple[Tensor, Tensor]:
-        """Fit the critics to the lambda-returns of the futures; loss, and mean value."""
+    def fit_critic(self, future: Future) -> dict[str, Tensor]:
+        """Fit the critics to the lambda-returns of the futures, then let the target critics follow."""
         features, actions = future.feature.flatten(0, 1), future.action.flatten(0, 1)
         with torch.no_grad():
             temperature = self.log_temperature.exp()
@@ -134,7 +124,7 @@ class SVG(SAC):
         loss = 0.5 * (error * future.alive[:-1].flatten()).mean(-1).sum()
         descend(loss, self.optimizers["critic"])
         follow(self.target_critic, self.critic, self.config.target_rate)
-        return loss.detach(), values.detach().mean()
+        return {"critic_loss": loss.detach(), "value": values.detach().mean()}
 
 
 def action_values(future: Future, soft: Tensor, temperature: Tensor, discount: float, trace: float) -> Tensor:
