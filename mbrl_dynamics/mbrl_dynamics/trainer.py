@@ -19,8 +19,8 @@ from mbrl_dynamics.types import Metrics, Trajectory
 
 EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
 # Largest norm of a gradient. A model that was sure of itself is surprised by new data, and a likelihood
-# punishes that without bound: Adam's second moments would grow so large that little is learned for hundreds of
-# steps.
+# punishes that without bound: Adam's second moments would then be so large for hundreds of steps that little
+# is learned.
 CLIP = 10.0
 
 
