@@ -110,7 +110,7 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
 
 def learned_reward(stack: StackConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of dynamics_node; its model learns rewards, and ends, where only the world knows them."""
-    from mbrl_planner.policy_learner import knows_reward  # loads torch
+    from mbrl_dynamics.models.with_task import knows_reward  # loads torch
 
     kind = model_kind(stack)
     task, fields = make_task(stack.task, stack.action_repeat or 0), find("models", kind).Config

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import yaml
 
 from mbrl_bringup.stack import file_parameters, params_file, task_file
@@ -14,7 +13,7 @@ from mbrl_bringup.train_config import TrainConfig
 from mbrl_dynamics import plugins
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.models.with_task import WithTask
+from mbrl_dynamics.models.with_task import WithTask, knows_reward
 from mbrl_dynamics.spec import Spec
 from mbrl_planner.agents.base import PolicyAgent
 
@@ -86,14 +85,3 @@ def make_model(
     if learned and not model.capabilities.rewards:
         raise UserError(f"model '{settings.model}' cannot learn rewards, and the task does not tell them")
     return model, model if model.capabilities.rewards else WithTask(model, task)
-
-
-def knows_reward(task: Any) -> bool:
-    """Whether a task tells its reward as a function of observations and actions."""
-    spec = task.spec
-    obs, action = np.zeros((1, spec.observation_dim)), np.zeros((1, spec.inner_action_dim))
-    try:
-        task.reward(obs, action, obs)
-    except NotImplementedError:
-        return False
-    return True

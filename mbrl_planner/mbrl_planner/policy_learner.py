@@ -22,7 +22,7 @@ from mbrl_dynamics import snapshot as snapshots
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.models.with_task import WithTask
+from mbrl_dynamics.models.with_task import WithTask, knows_reward
 from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
@@ -300,16 +300,6 @@ class PolicyLearner:
         """Write the last checkpoint and finish the recording."""
         self.save()
         self.trainer.close()
-
-
-def knows_reward(task: Any) -> bool:
-    """Whether a task tells its reward as a function of observations and actions."""
-    obs, action = np.zeros((1, task.spec.observation_dim)), np.zeros((1, task.spec.inner_action_dim))
-    try:
-        task.reward(obs, action, obs)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def _locked(folder: Path | None) -> Any:

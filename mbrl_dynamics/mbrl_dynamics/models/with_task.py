@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,3 +82,13 @@ class WithTask:
             obs=rollout.obs if "obs" in keep else None,
             action=rollout.action if "action" in keep else None,
         )
+
+
+def knows_reward(task: Any) -> bool:
+    """Whether a task tells its reward as a function of observations and actions."""
+    obs, action = np.zeros((1, task.spec.observation_dim)), np.zeros((1, task.spec.inner_action_dim))
+    try:
+        task.reward(obs, action, obs)
+    except NotImplementedError:
+        return False
+    return True
