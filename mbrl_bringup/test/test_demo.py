@@ -17,7 +17,7 @@ from mbrl_bringup.evidence import last_episode
 from mbrl_bringup.result import read as read_result
 from mbrl_dynamics.episodes import read as read_dataset
 from mbrl_dynamics.ros.testing import LATCHED_QOS, NodeProcess, eventually, isolated_domain, peer
-from mbrl_msgs.msg import LearnerStatus, State
+from mbrl_msgs.msg import LearnerStatus, PolicyStatus, State
 
 SMALL = {  # quick to train and to plan with
     "/**/dynamics_node": {
@@ -28,6 +28,12 @@ SMALL = {  # quick to train and to plan with
         }
     },
     "/**/planner_node": {"ros__parameters": {"icem": {"horizon": 15, "candidates": 40, "iterations": 2}}},
+    "/**/policy_node": {
+        "ros__parameters": {
+            agent: {"hidden": [16], "batch_size": 16, "random_steps": 200, "replay_ratio": 0.25}
+            for agent in ("sac", "mbpo")
+        }
+    },
 }
 
 
@@ -148,6 +154,55 @@ def test_a_killed_demo_leaves_no_process_behind(mbrl: Callable[..., NodeProcess]
     demo.stop(signal.SIGKILL)
     eventually(lambda: not alive(family), "orphans are left")
     assert read_result(run_folder(tmp_path)).episodes == ()
+
+
+def test_a_stack_with_a_policy_survives_the_death_of_its_node_and_ends_with_ctrl_c(
+    mbrl: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    up = mbrl("up", "--agent", "sac")
+    with peer() as client:
+        states = client.listen(State, "state")
+        statuses = client.listen(PolicyStatus, "policy_status", LATCHED_QOS)
+        eventually(lambda: bool(statuses) and statuses[-1].acting_updates > 0, "it does not learn", 120.0)
+        known = statuses[-1].env_steps
+        (victim,) = [p for p in family_of(up) if ".policy_node" in " ".join(p.cmdline())]
+        orphans = victim.children()
+        victim.kill()
+        eventually(lambda: "policy_node ended (signal 9)" in up.output, "nobody noticed")
+        eventually(lambda: not alive(orphans), "the learning process outlives its node")
+        states.clear()
+        statuses.clear()
+        eventually(lambda: moved(states), "nothing moves after the death of policy_node")
+        eventually(lambda: bool(statuses) and statuses[-1].env_steps >= known, "what was seen is forgotten")
+    family = family_of(up)
+    assert up.stop(signal.SIGINT) == 0
+    eventually(lambda: not alive(family), "a process is left")
+    folder = run_folder(tmp_path)
+    assert (folder / "checkpoint" / "agent.safetensors").is_file()
+    assert len(last_episode(read_dataset(folder / "dataset"))[1]) > 1
+
+
+@pytest.mark.parametrize("agent", ["sac", "mbpo"])
+def test_a_demo_of_a_policy_leaves_what_a_demo_leaves(
+    mbrl: Callable[..., NodeProcess], tmp_path: Path, agent: str
+) -> None:
+    demo = mbrl("demo", "--agent", agent, "--episodes", "5", "--no-video", "--out", "out.json")
+    assert demo.wait(timeout=170.0) == 0, demo.output
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["agent"] == agent and written["model"] == ("ensemble" if agent == "mbpo" else "")
+    result = read_result(run_folder(tmp_path))
+    assert [episode.mode for episode in result.episodes] == [
+        "random",
+        "explore",
+        "exploit",
+        "exploit",
+        "exploit",
+    ]
+    assert [episode.updates for episode in result.episodes[:-1]] == [50, 100, 150, 200]
+    assert [episode.transitions for episode in result.episodes[:-1]] == [200, 400, 600, 800]
+    assert result.missed_steps == 0 and result.planning_ms_median > 0
+    assert f"Agent `{agent}`" in (run_folder(tmp_path) / "report.md").read_text()
+    assert "updates" in demo.output
 
 
 @pytest.mark.learning
