@@ -165,7 +165,8 @@ class WorldProcess:
 
 def main(arguments: list[str]) -> None:
     """Serve a world until the parent closes its end or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what a whole group of processes gets
+        signal.signal(number, signal.SIG_IGN)  # is for the parent, which ends this process
     fd, parent, task, seed, action_repeat, image_size, camera = arguments
     connection = Connection(int(fd))
     try:
