@@ -36,7 +36,7 @@ class PGConfig(PolicyConfig):
     paths: Annotated[int, Field(ge=2, description="imagined paths a policy step [1]")] = 256
     horizon: Annotated[int, Field(ge=1, description="length of a path [steps]")] = 20
     discount: Annotated[float, Field(ge=0, le=1, description="of rewards a step later [1]")] = 0.99
-    learning_rate: Annotated[float, Field(gt=0, description="Adam's step size of the policy [1]")] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0, description="Adam's step size of the policy [1]")] = 1e-3
     baseline_rate: Annotated[float, Field(gt=0, description="Adam's step size of the baseline [1]")] = 3e-3
     baseline_steps: Annotated[int, Field(ge=1, description="baseline steps a policy step [1]")] = 4
     clip: Annotated[float, Field(gt=0, description="largest norm of the policy's gradient [1]")] = 1.0
@@ -45,8 +45,9 @@ class PGConfig(PolicyConfig):
 class PG(PolicyAgent):
     """Each policy step follows fresh paths of the present policy, from where the robot has been.
 
-    A path is worth its rewards and the baseline's value of where it ends. Each step of a path draws another
-    member of the ensemble and an outcome. Advantages are in units of their own deviation.
+    The policy becomes the best one for `horizon` steps: nothing is promised for what comes after, since a
+    value that learns from itself diverges where paths end that the robot never went. Each step of a path
+    draws another member of the ensemble and an outcome. Advantages are in units of their own deviation.
     """
 
     Config = PGConfig
@@ -58,7 +59,7 @@ class PG(PolicyAgent):
         c, features = self.config, spec.observation_dim
         self.normalizer = Normalizer(features)
         self.policy = GaussianPolicy(features, spec.inner_action_dim, c.hidden)
-        self.baseline = Stack(1, features, c.hidden, 1, zero=True)
+        self.baseline = Stack(1, features + 1, c.hidden, 1, zero=True)  # and the share of a path to come
         self.register_buffer("unit", torch.tensor(1.0))  # of the baseline's values [reward]
         self.to(self.device)
         self.optimizers = {
@@ -98,8 +99,8 @@ class PG(PolicyAgent):
         """Measure observations and rewards, before the first step."""
         data = buffer.all()
         self.normalizer.measure(data.obs["vector"][:, 0].to(self.device))
-        steps = 1.0 / max(1.0 - self.config.discount, 1e-3)  # that a value adds up
-        self.unit.fill_(max(1e-6, steps * float(data.reward.abs().nanmean().nan_to_num(1.0))))
+        reward = float(data.reward.abs().nanmean().nan_to_num(1.0))
+        self.unit.fill_(max(1e-6, self.config.horizon * reward))
 
     def step(self, buffer: ReplayBuffer, model: Model) -> dict[str, Tensor]:
         """Imagine, follow the likelihood ratio, and fit the baseline."""
@@ -123,10 +124,9 @@ class PG(PolicyAgent):
         start = {k: v[:, 0].to(self.device) for k, v in buffer.slices(index.cpu().numpy()).obs.items()}
         state = model.observe(None, None, start)
         paths = roll(model, state, self.gaussian, self.config.horizon, self.generator)
-        value = self.value(paths.obs)
-        gain = reward_to_go(paths.reward, self.config.discount, paths.alive[-1] * value[-1])
+        gain = reward_to_go(paths.reward, self.config.discount)
         # What is still to come is zero after the end, and the baseline's value must be, too.
-        return paths, gain, gain - paths.alive[:-1] * value[:-1]
+        return paths, gain, gain - paths.alive[:-1] * self.value(paths.obs[:-1])
 
     def fit_baseline(self, paths: Paths, gain: Tensor) -> Tensor:
         """Regress the value of a state that is alive on the reward to go; the last loss."""
@@ -144,7 +144,10 @@ class PG(PolicyAgent):
         return mean_and_log_std
 
     def value(self, obs: Tensor) -> Tensor:
-        """The baseline [...] of observations [..., D]."""
+        """The baseline [H, ...]: what observations [H, ..., D] along paths promise until the paths' end."""
         feature = self.normalizer(obs)
-        out: Tensor = self.baseline(feature.reshape(-1, feature.shape[-1]))
-        return self.unit * out.reshape(feature.shape[:-1])
+        left = torch.linspace(1.0, 1.0 / len(obs), len(obs), device=obs.device)
+        left = left.reshape(-1, *[1] * (obs.ndim - 1)).expand(*obs.shape[:-1], 1)
+        inputs = torch.cat([feature, left], dim=-1)
+        out: Tensor = self.baseline(inputs.flatten(0, -2))
+        return self.unit * out.reshape(obs.shape[:-1])
