@@ -171,8 +171,10 @@ class StackClient:
             of_world = status.trained_world_id == bytes(world.world_id).hex()
             seen = of_world and status.trained_episode >= world.episode
             off = status.status == PolicyStatus.OFF
-            # A process that was started again may never have heard of the episode: wait no longer than STALL.
-            return off or seen or self._stalled()
+            # A process that was started again may never have heard of the episode: wait no longer than STALL,
+            # unless it is still to begin.
+            began = status.env_steps > 0 or status.status == PolicyStatus.FAILED
+            return off or seen or (began and self._stalled())
 
         self._touch()
         self.wait_for(over)

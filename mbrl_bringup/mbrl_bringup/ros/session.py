@@ -67,9 +67,9 @@ class Session:
         for index in range(demo.episodes):
             mode = mode_of(index, demo.episodes, self.result.agent)
             seed = SEEDS_APART * self.result.seed + index
-            acts_at_random = client.policy is not None and not client.policy.acting_updates
             episode = client.run_episode(mode, seed, wait_for_model=True)
-            self._keep(dataclasses.replace(episode, mode="random") if acts_at_random else episode, index)
+            decided = math.isfinite(episode.planning_ms_median)  # else there was no policy yet
+            self._keep(episode if decided else dataclasses.replace(episode, mode="random"), index)
             if demo.early_stop and demo.solved(self.result.returns):
                 break
             if index + 1 < demo.episodes:
