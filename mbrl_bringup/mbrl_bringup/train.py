@@ -250,20 +250,27 @@ class Training:
 
     def _save(self) -> None:
         """Checkpoint, and what came of it so far: a training that is killed goes on from here."""
-        self.trainer.save(fitted=self._fitted)
         self.result.env_steps, self.result.wall_s = self.trainer.env_steps, self._wall()
         self.result.events = self._events + self.trainer.events
         if self.trainer.recording_error:
             self.result.events.append(self.trainer.recording_error)
-        self.result.write(self.folder)
+        self._keep(lambda: self.trainer.save(fitted=self._fitted))
+        self._keep(lambda: self.result.write(self.folder))
         self._saved = time.monotonic()
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """Write something; a disk that is full does not end the training, but is told, and tried again."""
+        try:
+            write()
+        except OSError as error:
+            self.trainer.note(f"not everything could be saved: {error.strerror or error}")
 
     def _save_model(self, metrics: Mapping[str, float]) -> None:
         name = self.result.model
         packed = snapshot.pack(self.model, model_id=name, run_id="", version=1, metrics=metrics)
         progress = checkpoint.Progress(steps=self._fitted, metrics=dict(metrics))
-        checkpoint.save(self.folder / CHECKPOINT, self.model, packed, progress)
-        snapshot.write_atomically(self.folder / MODEL, packed.weights)
+        self._keep(lambda: checkpoint.save(self.folder / CHECKPOINT, self.model, packed, progress))
+        self._keep(lambda: snapshot.write_atomically(self.folder / MODEL, packed.weights))
 
     def _recall_model(self) -> None:
         if self.model is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
 from mbrl_dynamics.types import Metrics
 from mbrl_planner.agents.base import PolicyAgent
+
+_log = logging.getLogger(__name__)
 
 DATASET, CHECKPOINT = "dataset", "checkpoint"  # folders of a run
 _FILE = "agent.safetensors"
@@ -154,7 +157,13 @@ class AgentTrainer:
         self.agent.load_training_state(self._good[1])
         self.agent.updates = updates  # the steps were made, though in vain: they are not owed again
         self.agent.generator.manual_seed(updates)  # the same draws would lead to the same end
-        self.events.append(f"'{bad}' was not finite after {updates} updates: the last good weights are back")
+        self.note(f"'{bad}' was not finite after {updates} updates: the last good weights are back")
+
+    def note(self, event: str) -> None:
+        """Keep what went wrong for the status, and tell it to the log, once."""
+        if event not in self.events:
+            self.events.append(event)
+            _log.warning(event)
 
     def save(self, **extra: Any) -> None:
         """Write a checkpoint; until it is complete, the one before stays.
