@@ -20,6 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from mbrl_dynamics import snapshot as snapshots
 from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
+from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.ros.convert import snapshot_to_msg, spec_from_msg
 from mbrl_dynamics.ros.testing import (
     LATCHED_QOS,
@@ -33,6 +34,8 @@ from mbrl_dynamics.ros.testing import (
 from mbrl_msgs.action import RunEpisodes
 from mbrl_msgs.msg import Action, ModelStatus, ModelUpdate, PolicyStatus, State
 from mbrl_msgs.msg import Spec as SpecMsg
+from mbrl_planner.agent_trainer import save
+from mbrl_planner.agents.sac import SAC, SACConfig
 
 POLICY, SIM = "mbrl_planner.ros.policy_node", "mbrl_sim.ros.sim_node"
 TASK = "pendulum"
@@ -175,17 +178,35 @@ def test_killed_and_started_again_it_goes_on_where_its_checkpoint_was(tmp_path: 
         client.ran(episodes=1, wait_for_model=True)
         eventually(lambda: client.status.updates == 300, "it does not go on")
         assert client.node.stop(signal.SIGTERM) == 0
+
+
+def trained(folder: Path, updates: int = 300) -> Path:
+    """The checkpoint of a small sac that has learned."""
+    torch.set_num_threads(1)
+    agent = SAC(make_task(TASK).spec, SACConfig(**{**SMALL, "hidden": (16,)}))
+    agent.updates = updates
+    save(folder, agent, "sac", 0, 0, {})
+    return folder / "agent.safetensors"
+
+
+def test_a_checkpoint_of_another_agent_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path)
     before = checkpoint.read_bytes()
-    with stack({**node, "agent": "mbpo"}) as client:
+    with stack(settings("mbpo", checkpoint=str(tmp_path))) as client:
         assert client.node.wait() == 2
         assert "is of agent 'sac', but 'mbpo' is wanted" in client.node.output
         assert "Traceback" not in client.node.output
     assert checkpoint.read_bytes() == before
-    with stack({**node, "learn": False}) as client:
-        client.ran(episodes=1, mode=EXPLOIT, wait_for_model=True)
+
+
+def test_deployed_without_learning_it_acts_records_and_leaves_the_checkpoint_alone(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path)
+    before = checkpoint.read_bytes()
+    with stack(settings(learn=False, dataset=str(tmp_path / "d"), checkpoint=str(tmp_path))) as client:
+        client.ran(episodes=2, mode=EXPLOIT, wait_for_model=True)
         assert client.status.acting_updates == 300
-        eventually(lambda: client.status.env_steps == 700, "it does not record")
-        assert client.status.updates == 300
+        eventually(lambda: client.status.env_steps == 400, "it does not record")
+        assert client.status.recording and client.status.updates == 300
     assert checkpoint.read_bytes() == before
 
 
