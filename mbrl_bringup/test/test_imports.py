@@ -130,5 +130,8 @@ def test_the_simulator_node_never_loads_torch() -> None:
 
 
 def test_planning_and_learning_nodes_never_load_mujoco() -> None:
-    nodes = ("mbrl_planner.ros.planner_node", "mbrl_dynamics.ros.dynamics_node")
+    nodes = (
+        *("mbrl_planner.ros.planner_node", "mbrl_planner.ros.policy_node", "mbrl_dynamics.ros.dynamics_node"),
+        "mbrl_planner.learner_child",
+    )
     assert not loaded_by(*nodes) & {"mujoco", "mbrl_sim"}

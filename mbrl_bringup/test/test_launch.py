@@ -153,3 +153,22 @@ def test_it_runs_under_the_real_launch(tmp_path: Path) -> None:
         bad = run("task:=nope")
         assert bad.returncode == 2
         assert "unknown task 'nope'" in bad.stderr
+
+
+def test_the_launch_file_of_policies_is_the_same_with_another_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, classes in {
+        "launch": ["LaunchDescription"],
+        "launch.actions": ["DeclareLaunchArgument", "IncludeLaunchDescription"],
+        "launch.launch_description_sources": ["PythonLaunchDescriptionSource"],
+    }.items():
+        module = types.ModuleType(name)
+        for cls in classes:
+            setattr(module, cls, type(cls, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("sim_policy", LAUNCH_FILE.with_name("sim_policy.launch.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    argument, include = module.generate_launch_description().args[0]
+    assert argument.args == ("agent",) and argument.kwargs == {"default_value": "mbpo"}
+    assert include.args[0].args == (str(LAUNCH_FILE),)
