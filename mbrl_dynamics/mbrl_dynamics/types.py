@@ -5,9 +5,10 @@ P particles, H horizon, A action, D observation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 ModelState = Any  # a PyTree of tensors with leading [B]; opaque to planners
@@ -35,6 +36,14 @@ class Trajectory:
     first: Tensor
     valid: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Trajectory:
+        """The same on a device."""
+        moved = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        for name, value in moved.items():
+            many = isinstance(value, Mapping)
+            moved[name] = {k: v.to(device) for k, v in value.items()} if many else value.to(device)
+        return Trajectory(**moved)
 
 
 @dataclass(frozen=True)

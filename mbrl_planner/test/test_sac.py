@@ -10,8 +10,9 @@ from mbrl_dynamics.types import Prediction
 from mbrl_planner.agents.mba import MBA, MBAConfig, fading
 from mbrl_planner.agents.mbpo import MBPO, MBPOConfig, rollout_length
 from mbrl_planner.agents.mve import MVE, Expansion, MVEConfig
+from mbrl_planner.agents.networks import frozen
 from mbrl_planner.agents.sac import SAC, Batch, SACConfig
-from mbrl_planner.agents.svg import SVG, Future, SVGConfig, action_values, frozen
+from mbrl_planner.agents.svg import SVG, Future, SVGConfig, action_values
 from mbrl_planner.small_worlds import PointMassWorld, point_mass_score, train
 from mbrl_planner.testing import stationary_gain
 

@@ -7,13 +7,11 @@ Nothing in it needs the world: purely offline it learns by `advance` alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
@@ -25,7 +23,7 @@ from mbrl_dynamics.spec import CONTINUOUS, DISCRETE, Spec
 from mbrl_dynamics.types import Metrics, Trajectory
 from mbrl_planner.agents.actors import ActionDistribution, Actor, divergence
 from mbrl_planner.agents.base import Observation, PolicyAgent, PolicyConfig
-from mbrl_planner.agents.networks import adam, descend, follow
+from mbrl_planner.agents.networks import adam, descend, follow, frozen
 
 ACTING = ("actor.", "world.normalizer.", "world.core.", "world.vector_encoder.", "world.image_encoders.")
 QUANTILES = (0.05, 0.95)  # whose distance is the range of returns
@@ -167,15 +165,8 @@ class Dreamer(PolicyAgent):
         size, length = (self.config.batch_size,), self.config.length
         steps = torch.randint(len(buffer), size, generator=self.generator, device=self.device)
         shift = torch.randint(length, size, generator=self.generator, device=self.device)
-        batch = buffer.slices(buffer.later(steps.cpu().numpy(), shift.cpu().numpy()), length)
-        return Trajectory(
-            obs={name: x.to(self.device) for name, x in batch.obs.items()},
-            action=batch.action.to(self.device),
-            reward=batch.reward.to(self.device),
-            terminated=batch.terminated.to(self.device),
-            first=batch.first.to(self.device),
-            valid=batch.valid.to(self.device),
-        )
+        later = buffer.later(steps.cpu().numpy(), shift.cpu().numpy())
+        return buffer.slices(later, length).to(self.device)
 
     def descend_on(self, batch: Trajectory) -> dict[str, Tensor]:
         """One gradient step of world model, actor and critic; what is worth logging, without gradient."""
@@ -300,16 +291,3 @@ class Dreamer(PolicyAgent):
         decay = self.config.range_decay if self.updates or self.range.any() else 0.0
         self.range.lerp_(now, 1.0 - decay)
         return (self.range[1] - self.range[0]).clamp(min=1.0)
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Gradients flow through a module, but not into its parameters."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

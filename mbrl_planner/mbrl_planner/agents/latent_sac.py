@@ -104,7 +104,7 @@ class LatentSAC(SAC):
         """One gradient step of everything."""
         c = self.config
         index = torch.randint(len(buffer), (c.slices,), generator=self.generator, device=self.device)
-        data = on(buffer.slices(index.cpu().numpy(), c.length), self.device)
+        data = buffer.slices(index.cpu().numpy(), c.length).to(self.device)
         losses, states = self.world.losses(data, self.generator)
         loss = torch.stack(list(losses.values())).sum()
         descend(loss, self.optimizers["world"], clip=100.0)
@@ -152,13 +152,3 @@ class LatentSAC(SAC):
         """`size` of the transitions, drawn with replacement."""
         index = torch.randint(len(batch.reward), (size,), generator=self.generator, device=self.device)
         return Batch(*(values[index] for values in batch))
-
-
-def on(data: Trajectory, device: torch.device) -> Trajectory:
-    """A batch on a device."""
-    if device.type == "cpu":
-        return data
-    return Trajectory(
-        {name: value.to(device) for name, value in data.obs.items()},
-        *(getattr(data, name).to(device) for name in ("action", "reward", "terminated", "first", "valid")),
-    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,3 +155,16 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, clip: float = 0.0) -
     if clip:
         nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """For the length of a block, gradients flow through a model, but not into its weights."""
+    parameters = [p for p in model.parameters() if p.requires_grad] if hasattr(model, "parameters") else []
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

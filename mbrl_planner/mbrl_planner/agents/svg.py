@@ -5,9 +5,7 @@ terminal value (MAAC, Clavera et al., 2020, https://arxiv.org/abs/2005.08068).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +15,7 @@ from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.interfaces import Model
 from mbrl_dynamics.types import Metrics, ModelState
-from mbrl_planner.agents.networks import descend, follow
+from mbrl_planner.agents.networks import descend, follow, frozen
 from mbrl_planner.agents.sac import SAC, SACConfig
 
 
@@ -149,16 +147,3 @@ def one_particle(model: Model, state: ModelState, generator: torch.Generator) ->
     rows = torch.arange(leaf.shape[0], device=leaf.device)
     index = torch.randint(leaf.shape[1], rows.shape, generator=generator, device=leaf.device)
     return pytree.tree_map(lambda x: x[rows, index], spread)
-
-
-@contextmanager
-def frozen(model: Any) -> Iterator[None]:
-    """The model's parameters without gradients, for the length of a block."""
-    parameters = [p for p in model.parameters() if p.requires_grad] if hasattr(model, "parameters") else []
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
