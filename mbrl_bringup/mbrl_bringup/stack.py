@@ -59,7 +59,11 @@ class StackConfig:
         float | None, Field(gt=0, description="speed of the simulated clock in real time [1]")
     ] = None
     action_delay_steps: Annotated[
-        int | None, Field(ge=0, description="an action takes effect this much later [steps]")
+        int | None,
+        Field(
+            ge=0,
+            description="an action takes effect this much later, of which a policy knows nothing [steps]",
+        ),
     ] = None
     time_budget: Annotated[
         float | None,

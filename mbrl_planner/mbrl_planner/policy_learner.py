@@ -35,7 +35,7 @@ WEIGHTS, STATUS, REFUSED = "weights", "status", "refused"  # from it
 WEIGHTS_PERIOD = 1.0  # between two hand-overs of weights while it learns [s]
 STATUS_PERIOD = 1.0  # [s]
 SAVE_PAUSE = 5.0  # least time between two checkpoints [s]
-IDLE = 5.0  # an episode that nobody goes on with for so long is learned from [s]
+IDLE = 20.0  # an episode that nobody goes on with for so long is learned from [s]
 LOCK_PATIENCE = 12.0  # for a former process that is about to end [s]
 MODEL_PATIENCE = 30.0  # for a model that has seen the newest episode, before learning with an older one [s]
 SLOW = 1.0  # a portion of gradient steps that takes longer is too large [s]
@@ -122,18 +122,21 @@ class PolicyLearner:
         if last is not None and state.key <= last.key:
             return  # known from the dataset, or from the process before this one
         self._newest, self._heard_at = state, time.monotonic()
-        state = self._rewarded(state, last)
         try:
-            self.trainer.hear(state)
-        except ValueError:
+            self.trainer.hear(self._rewarded(state, last))
+        except ValueError as error:
             self.refused += 1
+            self.error = f"a State cannot be learned from: {error}"
 
     def _rewarded(self, state: Transition, last: Transition | None) -> Transition:
         """A State whose world does not measure rewards, with the task's own."""
         if not math.isnan(state.reward) or state.first or not state.follows(last) or last is None:
             return state
         action = self.spec.scale_action(state.action)
-        reward = float(np.asarray(self.task.reward(last.observation, action, state.observation)))
+        try:
+            reward = float(np.asarray(self.task.reward(last.observation, action, state.observation)))
+        except NotImplementedError:
+            raise ValueError("neither its world nor the task tells the reward") from None
         return dataclasses.replace(state, reward=reward)
 
     def _take(self, snapshot: Snapshot) -> None:

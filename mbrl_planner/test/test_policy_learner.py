@@ -99,6 +99,18 @@ def test_rewards_that_no_world_measures_are_the_tasks_own() -> None:
     torch.testing.assert_close(*rewards)
 
 
+def test_a_reward_that_nobody_knows_is_told_and_not_learned_from() -> None:
+    learner = PolicyLearner(order(), WORLD.spec, lambda message: None)
+
+    def unknown(*_: Any) -> Any:
+        raise NotImplementedError
+
+    learner.task.reward = unknown
+    tell(learner, [dataclasses.replace(state, reward=math.nan) for state in episode(0)[:5]])
+    assert learner.trainer.env_steps == 0 and learner.status()["refused"] == 4
+    assert "neither its world nor the task" in learner.status()["error"]
+
+
 def test_a_dataset_and_what_is_told_again_are_the_same_experience(tmp_path: Path) -> None:
     folders = {"dataset": str(tmp_path / "d"), "checkpoint": str(tmp_path / "c")}
     first = PolicyLearner(order(**folders), WORLD.spec, lambda message: None)

@@ -123,6 +123,23 @@ def test_it_learns_what_it_owes_between_episodes_where_they_wait_for_it() -> Non
         assert client.node.stop() == 0 and "Traceback" not in client.node.output
 
 
+def test_what_is_learned_does_not_depend_on_how_busy_the_machine_was() -> None:
+    """Two runs of one seed, of which the second is held up now and then, act alike in the end."""
+    returns = []
+    for busy in (False, True):
+        with stack(settings()) as client:
+            future = client.run(episodes=3, wait_for_model=True)
+            while busy and not future.done():
+                for number in (signal.SIGSTOP, signal.SIGCONT):
+                    if client.learner:
+                        os.kill(client.learner, number)
+                    time.sleep(0.2)
+            eventually(future.done, "no result", timeout=120.0)
+            returns.append(list(future.result().result.returns))
+            returns[-1] += client.ran(episodes=1, mode=EXPLOIT, wait_for_model=True).returns
+    assert returns[0] == returns[1]
+
+
 def test_it_learns_while_it_acts_and_never_waits_for_its_learning(tmp_path: Path) -> None:
     """The learning process is stopped, killed, and comes back; meanwhile there are answers."""
     node = settings(
