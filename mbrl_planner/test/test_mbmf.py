@@ -1,8 +1,8 @@
 """A planner is cloned into a policy, which is refined.
 
 Mutations that these tests notice: clones what was executed, noise included, or what was decided a step later
-(the clone's error); the policy follows critics that know nothing (`critic_steps` ignored: the clone is lost);
-the random actions before the first model cloned, too.
+(the clone's error); the policy follows critics that know nothing (`critic_steps` ignored), or is not tied to
+the clone; the random actions before the first model cloned, too.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Known(PointMass):
 
 
 def agent(seed: int = 0, **options: Any) -> MBMF:
-    small = {
-        "hidden": (32, 32),
-        "batch_size": 64,
-        "plan_candidates": 24,
-        "plan_horizon": 15,
-        "random_steps": 60,
-    }
-    return MBMF(PointMassWorld().spec, MBMFConfig(**{**small, "clone_after": 180, **options}), seed=seed)
+    planner = {"plan_candidates": 24, "plan_horizon": 15}
+    critic = {"batch_size": 64, "discount": 0.95, "target_rate": 0.02, "critic_steps": 600}
+    steps = {"random_steps": 60, "clone_after": 180, "labels": 300, "replay_ratio": 2.0}
+    return MBMF(
+        PointMassWorld().spec,
+        MBMFConfig(**{"hidden": (32, 32), **planner, **critic, **steps, **options}),
+        seed=seed,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,31 @@ def test_the_policy_waits_until_the_critics_know_it(planned: Any) -> None:
     assert twin.updates == 40
 
 
+def test_the_tie_to_the_clone_fades(planned: Any) -> None:
+    learner, buffer = planned
+    tied, free = (
+        copy_of(
+            learner, critic_steps=0, clone_after=100, clone_steps=300, anchor_steps=steps, learning_rate=3e-3
+        )
+        for steps in (1000, 0)
+    )
+    off = []
+    for one in (tied, free):
+        one.critic.net.weights[0].data.mul_(20.0)  # critics that are sure of nonsense
+        one.update(buffer, Known(), env_steps=179, limit=100)
+        obs, action = tied._decided[0]
+        off.append(float((one.policy.mode(one.normalizer(obs)) - action).abs().mean().detach()))
+    assert off[0] < 0.5 * off[1], off
+    tied.updates = 999
+    assert tied._decided and not free._decided
+    tied.advance(buffer, None, 1)
+    tied.advance(buffer, None, 1)
+    assert not tied._decided
+
+
 @pytest.mark.learning
 def test_it_learns_the_point_mass() -> None:
-    learner, world = agent(critic_steps=400, labels=300, replay_ratio=2.0), PointMassWorld()
+    learner, world = agent(), PointMassWorld()
     train(learner, world, 480, model=Known())
     assert learner.updates == 960
     assert point_mass_score(learner, world) >= 0.9

@@ -46,7 +46,13 @@ class MBMFConfig(SACConfig):
     critic_steps: Annotated[
         int,
         Field(ge=0, description="first gradient steps, of the critics alone: the clone must not follow [1]"),
-    ] = 1000
+    ] = 2000
+    anchor_steps: Annotated[
+        int,
+        Field(
+            ge=0, description="gradient steps after these over which the policy's tie to the clone fades [1]"
+        ),
+    ] = 10_000
     plan_horizon: Annotated[int, Field(ge=1, description="how far the planner looks ahead [steps]")] = 25
     plan_candidates: Annotated[int, Field(ge=2, description="plans tried in an iteration [1]")] = 64
     exploration_noise: Annotated[
@@ -82,6 +88,7 @@ class MBMF(SAC):
         self.register_buffer("cloned", torch.tensor(False, device=self.device))
         self._decided: list[tuple[Tensor, Tensor]] = []  # observations [B, D] and planned actions [B, A]
         self._critic_only = False
+        self._anchor = 0.0  # weight of the tie to the clone, 1 at first
 
     # Acting -------------------------------------------------------------------------------------------------
 
@@ -145,7 +152,11 @@ class MBMF(SAC):
         if not self.cloned:
             assert model is not None
             self.begin(buffer)
-            metrics = {"clone_loss": self.clone(*self.decisions(buffer, model))}
+            self._decided = [self.decisions(buffer, model)]
+            metrics = {"clone_loss": self.clone(*self._decided[0])}
+        after = max(self.updates - self.config.critic_steps, 0)
+        self._anchor = max(1.0 - after / self.config.anchor_steps, 0.0) if self.config.anchor_steps else 0.0
+        if not self._anchor:
             self._decided = []
         alone = min(count, max(self.config.critic_steps - self.updates, 0))
         for steps, self._critic_only in ((alone, True), (count - alone, False)):
@@ -156,6 +167,23 @@ class MBMF(SAC):
     def step_policy(self, feature: Tensor) -> dict[str, Tensor]:
         """As SAC, once the critics know the clone."""
         return {} if self._critic_only else super().step_policy(feature)
+
+    def policy_loss(self, feature: Tensor, normal: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """As SAC, and tied to the clone at first: critics that learned from what is close to the planner's
+        actions are wrong about others.
+        """
+        loss, entropy = super().policy_loss(feature, normal, temperature)
+        if self._anchor:
+            obs, action = self.some(*self._decided[0])
+            strayed = (self.policy.mode(self.normalizer(obs)) - action).square().mean()
+            loss = loss + self._anchor * self.critic.scale * strayed
+        return loss, entropy
+
+    def some(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """A minibatch of decisions."""
+        size = (min(self.config.batch_size, len(obs)),)
+        index = torch.randint(len(obs), size, generator=self.generator, device=self.device).to(obs.device)
+        return obs[index].to(self.device), action[index].to(self.device)
 
     def decisions(self, buffer: ReplayBuffer, model: Model) -> tuple[Tensor, Tensor]:
         """What is cloned: observations [M, D] and the actions planned there [M, A], M >= `labels`."""
@@ -182,14 +210,13 @@ class MBMF(SAC):
         Returns:
             The last loss.
         """
-        optimizer, feature = adam(self.policy, self.config.clone_rate), self.normalizer(obs)
+        optimizer = adam(self.policy, self.config.clone_rate)
         wanted = torch.tensor(self.config.clone_std, device=self.device).log()
         loss = torch.zeros(())
         for _ in range(self.config.clone_steps):
-            size = (min(self.config.batch_size, len(obs)),)
-            index = torch.randint(len(obs), size, generator=self.generator, device=self.device)
-            mean, log_std = self.policy(feature[index])
-            loss = (torch.tanh(mean) - action[index]).square().mean() + (log_std - wanted).square().mean()
+            seen, planned = self.some(obs, action)
+            mean, log_std = self.policy(self.normalizer(seen))
+            loss = (torch.tanh(mean) - planned).square().mean() + (log_std - wanted).square().mean()
             descend(loss, optimizer)
         self.cloned.fill_(True)
         return float(loss.detach())
@@ -200,7 +227,7 @@ class MBMF(SAC):
         """And what the planner decided."""
         sizes = (self.spec.observation_dim, self.spec.inner_action_dim)
         obs, action = (
-            torch.cat([torch.zeros(0, size), *(pair[i] for pair in self._decided)])
+            torch.cat([torch.zeros(0, size), *(pair[i].cpu() for pair in self._decided)])
             for i, size in enumerate(sizes)
         )
         return {**super().training_state(), "decided_obs": obs, "decided_action": action}
