@@ -36,8 +36,8 @@ CUE: dict[str, Any] = {
 class CueWorld:
     """One of two lights shines at the beginning; ten steps later a third asks which one it was.
 
-    The reward is one for the right choice then, zero for the wrong one; other choices do nothing. With the end
-    of the episode the light shines again, so that a model has something to predict.
+    The reward is one for the right choice then, zero for the wrong one; other choices do nothing. With
+    the end of the episode the light shines again, so that a model has something to predict.
     """
 
     spec = Spec(
