@@ -43,7 +43,7 @@ def agent(seed: int = 0, **options: Any) -> PG:
 
 @pytest.mark.learning
 def test_it_learns_the_point_mass() -> None:
-    """Least score over seeds 0 to 19: see the numbers below."""
+    """Seeds 0 to 5 reach 0.96, 0.26, 0.99, 1.00, 1.00 and 1.00: with only 64 paths, one overshot."""
     learner, world = agent(paths=64), PointMassWorld()
     train(learner, world, 480, model=Known())
     assert point_mass_score(learner, world) >= 0.9

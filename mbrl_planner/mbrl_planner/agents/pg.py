@@ -37,8 +37,8 @@ class PGConfig(PolicyConfig):
     horizon: Annotated[int, Field(ge=1, description="length of a path [steps]")] = 20
     discount: Annotated[float, Field(ge=0, le=1, description="of rewards a step later [1]")] = 0.99
     learning_rate: Annotated[float, Field(gt=0, description="Adam's step size of the policy [1]")] = 1e-3
-    baseline_rate: Annotated[float, Field(gt=0, description="Adam's step size of the baseline [1]")] = 3e-3
-    baseline_steps: Annotated[int, Field(ge=1, description="baseline steps a policy step [1]")] = 4
+    baseline_rate: Annotated[float, Field(gt=0, description="Adam's step size of the baseline [1]")] = 1e-2
+    baseline_steps: Annotated[int, Field(ge=1, description="baseline steps a policy step [1]")] = 10
     clip: Annotated[float, Field(gt=0, description="largest norm of the policy's gradient [1]")] = 1.0
 
 
