@@ -141,7 +141,7 @@ def test_the_filter_is_step_by_step_with_the_same_gradient():
 
 @pytest.mark.learning
 def test_contract():
-    """It decodes where it is, not how far it went, so that little is left to show in deviations of the deltas:
+    """It decodes where it is, not how far it went, so errors are large in deviations of the deltas:
     an untrained one is off by 17.
     """
     check_model(make, budget=Budget(250), tolerance=4.0)
