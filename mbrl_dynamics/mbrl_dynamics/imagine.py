@@ -65,9 +65,7 @@ def imagine_by_steps(
         reward=rewards,
         alive=lives,
         disagreement=None if uncertain is None else uncertain.mean(2),
-        last=pytree.tree_map(
-            lambda x: None if x is None else x.unflatten(1, (candidates, particles)), state
-        ),
+        last=pytree.tree_map(lambda x: None if x is None else x.unflatten(1, (candidates, particles)), state),
         obs=stack(obs) if "obs" in keep else None,
         action=stack(action) if "action" in keep else None,
     )
