@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ def lqr_return(start: np.ndarray, steps: int) -> float:
     return -float(start @ cost @ start)
 
 
+@cache
 def stationary_gain() -> np.ndarray:
     """The infinite-horizon LQR gain [1, 2] of the point mass, from scipy's Riccati solver."""
     world = PointMass()
