@@ -200,6 +200,9 @@ class Ensemble(nn.Module):
         """Train on a buffer, warm from the weights of the last fit, until held-out data says stop."""
         self._folded = None
         self.renormalize(buffer.all())
+        with torch.no_grad():  # in new units the bounds may be so low that a surprise counts as a catastrophe
+            self.max_log_var.clamp_(min=MAX_LOG_VAR)
+            self.min_log_var.clamp_(max=MIN_LOG_VAR)
         metrics = self._trainer.fit(buffer, budget, progress)
         self.holdout_errors.copy_(self._trainer.best_errors)
         return metrics
@@ -231,9 +234,6 @@ class Ensemble(nn.Module):
         self.biases[-1][..., :size] += (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
         for log_var in (self.biases[-1][..., size:], self.max_log_var, self.min_log_var):
             log_var += 2 * torch.log(ratio)
-        # Data that spread further must not leave the bounds so low that a surprise counts as a catastrophe.
-        self.max_log_var.clamp_(min=MAX_LOG_VAR)
-        self.min_log_var.clamp_(max=MIN_LOG_VAR)
 
     def training_state(self) -> dict[str, Tensor]:
         """The optimiser's state, to go on with after a restart."""
