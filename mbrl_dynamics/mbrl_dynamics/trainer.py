@@ -21,7 +21,7 @@ EVALUATE_EVERY = 100  # gradient steps between two looks at the held-out data
 # Largest norm of a gradient. A model that was sure of itself is surprised by new data, and a likelihood
 # punishes that without bound: Adam's second moments would then be so large for hundreds of steps that little
 # is learned.
-CLIP = 10.0
+CLIP = 100.0
 
 
 class Trainable(Protocol):

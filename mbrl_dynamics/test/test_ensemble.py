@@ -249,7 +249,7 @@ LEARNED = EnsembleConfig(members=3, elites=2, hidden=(64, 64), rewards=True, ter
 def test_reward_and_termination_can_be_learned_too(known: float) -> None:
     """Also where the world tells only some of its rewards."""
     model = Ensemble(point_mass_spec(), LEARNED, seed=0)
-    model.fit(rewarded(40, known=known), Budget(800))
+    model.fit(rewarded(40, known=known), Budget(1500))
     assert model.capabilities.rewards
     obs = torch.tensor([[0.1, 0.0], [0.5, -0.3], [0.99, 0.8], [-0.98, -0.9]])
     action = torch.tensor([[0.2], [-0.5], [0.3], [0.0]])
