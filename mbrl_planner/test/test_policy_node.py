@@ -116,7 +116,9 @@ def test_it_learns_what_it_owes_between_episodes_where_they_wait_for_it() -> Non
         assert result.planning_ms_median > 0
         last = client.ran(episodes=1, mode=EXPLOIT, wait_for_model=True)
         status = client.status
-        assert status.acting_updates == 300, status  # half a step of the first three episodes
+        # Half a step of the first three episodes; by now the fourth may have been learned from, too.
+        assert 300 in {seen.acting_updates for seen in client.statuses}, client.statuses
+        assert 300 <= status.acting_updates <= 400, status
         assert status.refused == 0 and status.restarts == 0 and status.agent == "sac"
         assert dict(zip(status.metric_names, status.metrics, strict=True))["critic_loss"] > 0
         assert list(last.steps) == [200]
