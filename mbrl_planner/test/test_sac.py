@@ -96,9 +96,14 @@ def test_resumed_learning_makes_the_same_steps() -> None:
 
 @pytest.mark.learning
 def test_sac_learns_the_point_mass() -> None:
-    """Fails with the target`s discount left out, or with a policy loss without the critic."""
+    """Fails with the target`s discount left out, or with a policy loss without the critic.
+
+    Seeds 0 and 1 scored 0.96 and 0.99; with a discount of 0.99, two thousand steps are too few for the critic.
+    """
     world = PointMassWorld()
-    config = SACConfig(hidden=(64, 64), batch_size=64, random_steps=300, learning_rate=1e-3)
+    config = SACConfig(
+        hidden=(64, 64), batch_size=64, random_steps=300, learning_rate=1e-3, discount=0.95, target_rate=0.02
+    )
     agent = SAC(world.spec, config, seed=0)
     train(agent, world, 2000, seed=0)
     assert point_mass_score(agent, world) >= 0.85
@@ -159,11 +164,15 @@ def test_predictions_that_are_not_finite_are_left_out() -> None:
 
 @pytest.mark.learning
 def test_mbpo_learns_the_point_mass_from_600_steps() -> None:
-    """Fails with real data alone at this budget and ratio, or if branches do not follow the policy."""
+    """Fails with real data alone at this budget and ratio, or if branches do not follow the policy.
+
+    Seeds 0 and 1 scored 0.98 and 0.95.
+    """
     world = PointMassWorld()
     config = MBPOConfig(
-        hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, branches=200, replay_ratio=6.0
-    )
+        hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, branches=200, replay_ratio=6.0,
+        discount=0.95, target_rate=0.02,
+    )  # fmt: skip
     agent = MBPO(world.spec, config, seed=0)
     train(agent, world, 600, seed=0, model=Exact())
     assert point_mass_score(agent, world) >= 0.85
