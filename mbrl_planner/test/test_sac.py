@@ -98,7 +98,7 @@ def test_resumed_learning_makes_the_same_steps() -> None:
 def test_sac_learns_the_point_mass() -> None:
     """Fails with the target`s discount left out, or with a policy loss without the critic.
 
-    Seeds 0 and 1 scored 0.96 and 0.99; with a discount of 0.99, two thousand steps are too few for the critic.
+    Seeds 0 and 1 scored 0.96 and 0.99; with a discount of 0.99, these steps are too few for the critic.
     """
     world = PointMassWorld()
     config = SACConfig(
