@@ -20,6 +20,7 @@ import rclpy
 import yaml
 from rclpy.action import ActionClient
 from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -208,8 +209,12 @@ def eventually(condition: Callable[[], bool], message: str, timeout: float = HAN
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:
-    with suppress(ExternalShutdownException):
-        executor.spin()
+    try:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+    except InvalidHandle:  # a callback ended while the executor was being shut down
+        if not executor._is_shutdown:
+            raise
 
 
 @contextmanager
