@@ -119,9 +119,9 @@ class PolicyLearner:
 
     def _hear(self, state: Transition) -> None:
         last = self.trainer.buffer.newest(state.world_id)
+        self._newest, self._heard_at = state, time.monotonic()  # also tells where the episode stands
         if last is not None and state.key <= last.key:
             return  # known from the dataset, or from the process before this one
-        self._newest, self._heard_at = state, time.monotonic()
         try:
             self.trainer.hear(self._rewarded(state, last))
         except ValueError as error:

@@ -125,6 +125,17 @@ def test_a_dataset_and_what_is_told_again_are_the_same_experience(tmp_path: Path
     again.trainer.close()
 
 
+def test_an_episode_that_others_recorded_before_it_was_told_is_learned_from_when_over(tmp_path: Path) -> None:
+    writer = PolicyLearner(order(dataset=str(tmp_path)), WORLD.spec, lambda message: None)
+    tell(writer, episode(0))
+    writer.trainer.close()
+    late = PolicyLearner(order(dataset=str(tmp_path), record=False), WORLD.spec, lambda message: None)
+    tell(late, episode(0), between=True)
+    assert late.may_learn
+    learn_all(late)
+    assert late.covered == (WORLD_ID, 0)
+
+
 def test_nobody_else_learns_in_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mbrl_planner.policy_learner.LOCK_PATIENCE", 0.2)
     first = PolicyLearner(order(checkpoint=str(tmp_path)), WORLD.spec, lambda message: None)
