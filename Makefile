@@ -10,8 +10,8 @@ help:  ## list these targets
 demo:  ## watch a simulated robot learn, from nothing (ARGS="--task pendulum --seed 1")
 	@tools/run mbrl demo $(ARGS)
 
-test:  ## all tests but the slow ones (ARGS="-k reset")
-	@tools/run --dev pytest $(ARGS)
+test:  ## all tests but the slow ones, side by side (ARGS="-k reset"; ARGS="-n 0 --pdb" in one process)
+	@tools/run --dev pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow:  ## the learning tests that take minutes
 	@tools/run --dev pytest -m slow $(ARGS)

@@ -176,6 +176,7 @@ def test_learns_a_point_mass_in_the_plane():
     assert score() >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_one_step_ahead_without_a_value_does_not_learn():
     """Seed 0 gets -1.8."""
