@@ -182,7 +182,7 @@ def test_a_stack_with_a_policy_survives_the_death_of_its_node_and_ends_with_ctrl
     assert len(last_episode(read_dataset(folder / "dataset"))[1]) > 1
 
 
-@pytest.mark.parametrize("agent", ["sac", "mbpo"])
+@pytest.mark.parametrize("agent", [pytest.param("sac", marks=pytest.mark.slow), "mbpo"])
 def test_a_demo_of_a_policy_leaves_what_a_demo_leaves(
     mbrl: Callable[..., NodeProcess], tmp_path: Path, agent: str
 ) -> None:

@@ -244,6 +244,7 @@ def test_recalls_a_cue_after_ten_steps():
     assert recall(Forgetful(agent)) <= 0.65
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_finds_a_hidden_velocity_and_a_planner_can_plan_in_its_world():
     """2,000 steps and 500 updates; LQR, which sees the velocity, scores 1, and random actions 0.

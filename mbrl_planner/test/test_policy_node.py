@@ -152,11 +152,11 @@ def test_it_learns_while_it_acts_and_never_waits_for_its_learning(tmp_path: Path
         client.run(episodes=1000)
         eventually(lambda: client.status.acting_updates > 20, "it does not learn")
         eventually(lambda: client.status.swaps > 1, "policies are not swapped")
-        client.goes_on(500)  # under swaps
+        client.goes_on(200)  # under swaps
         os.kill(client.learner, signal.SIGSTOP)
-        client.goes_on(2000)
+        client.goes_on(800)
         os.kill(client.learner, signal.SIGKILL)
-        client.goes_on(500)
+        client.goes_on(200)
         eventually(lambda: client.status.status == PolicyStatus.FAILED, "nobody noticed its death")
         assert "signal 9" in client.status.events[-1]
         eventually(lambda: client.status.restarts == 1, "it was not started again")

@@ -195,6 +195,7 @@ def test_rollouts_of_mba_begin_at_the_newest_steps() -> None:
     assert set(agent.starts(data()).tolist()) == set(range(113, 120))
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_mba_learns_the_point_mass() -> None:
     """Fails without imagined data at this budget, or if they begin at states of one old episode."""
