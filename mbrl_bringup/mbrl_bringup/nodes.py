@@ -170,12 +170,9 @@ def groups(node: str, stack: StackConfig) -> dict[str, type]:
 
 def policy_tables(agent: str) -> dict[str, type]:
     """Prefix -> configuration class of an agent, and of all others that are installed."""
-    tables = {}
-    for name in names("agents"):
-        try:
-            tables[name] = policy_class(name).Config
-        except UserError:
-            continue  # it learns no policy, or cannot be loaded; naming it as the agent tells why
+    from mbrl_planner.policy_agents import trainable  # loads torch
+
+    tables = {name: policy_class(name).Config for name in trainable()}
     if agent != MPC:
         tables[_prefix(agent)] = policy_class(agent).Config
     return tables

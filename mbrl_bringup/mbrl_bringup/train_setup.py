@@ -15,7 +15,7 @@ from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.models.with_task import WithTask, knows_reward
 from mbrl_dynamics.spec import Spec
-from mbrl_planner.agents.base import PolicyAgent
+from mbrl_planner.policy_agents import policy_class, prefix
 
 
 def configurations(settings: TrainConfig, given: Mapping[str, str]) -> tuple[Any, Any, Any, Any]:
@@ -27,39 +27,23 @@ def configurations(settings: TrainConfig, given: Mapping[str, str]) -> tuple[Any
     Raises:
         UserError: something is unknown, of the wrong type or out of range.
     """
-    agent_class = plugins.find("agents", settings.agent)
-    if not (isinstance(agent_class, type) and issubclass(agent_class, PolicyAgent)):
-        raise UserError(f"agent '{settings.agent}' learns no policy; valid: {', '.join(trainable())}")
-    group = settings.agent.rpartition(":")[2]
+    agent_class, group = policy_class(settings.agent), prefix(settings.agent)
     kind = settings.model or agent_class.model
     model_class = plugins.find("models", kind) if kind else None
     values: dict[str, dict[str, Any]] = {group: {}, kind: {}}
     for path in (task_file(settings.task), params_file(settings.params_file)):
         for node, name in (("policy_node", group), ("dynamics_node", kind)):
             found = {} if path is None else file_parameters(path, node, "")
-            prefix = f"{name}."
-            values[name] |= {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+            begin = f"{name}."
+            values[name] |= {k.removeprefix(begin): v for k, v in found.items() if k.startswith(begin)}
     for key, text in given.items():
-        prefix, _, name = key.rpartition(".")
-        if prefix not in values or not prefix:
+        of, _, name = key.rpartition(".")
+        if of not in values or not of:
             raise UserError(f"unknown parameter '{key}'; valid: {', '.join(f'{n}.*' for n in values if n)}")
-        values[prefix][name] = yaml.safe_load(text)
+        values[of][name] = yaml.safe_load(text)
     agent_config: Any = build(agent_class.Config, values[group], group)
     model_config: Any = None if model_class is None else build(model_class.Config, values[kind], kind)
     return agent_class, agent_config, model_class, model_config
-
-
-def trainable() -> list[str]:
-    """Names of all installed agents that learn a policy."""
-    found = []
-    for name in plugins.names("agents"):
-        try:
-            agent = plugins.find("agents", name)
-        except UserError:
-            continue  # one that cannot be imported; naming it tells why
-        if isinstance(agent, type) and issubclass(agent, PolicyAgent):
-            found.append(name)
-    return found
 
 
 def make_model(

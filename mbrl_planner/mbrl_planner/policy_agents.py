@@ -24,7 +24,20 @@ def policy_class(name: str) -> Any:
     """
     found = plugins.find("agents", name)
     if not (isinstance(found, type) and issubclass(found, PolicyAgent)):
-        raise UserError(f"agent '{name}' learns no policy")
+        raise UserError(f"agent '{name}' learns no policy; valid: {', '.join(trainable())}")
+    return found
+
+
+def trainable() -> list[str]:
+    """Names of all installed agents that learn a policy."""
+    found = []
+    for name in plugins.names("agents"):
+        try:
+            agent = plugins.find("agents", name)
+        except UserError:
+            continue  # one that cannot be imported; naming it tells why
+        if isinstance(agent, type) and issubclass(agent, PolicyAgent):
+            found.append(name)
     return found
 
 

@@ -1,11 +1,12 @@
 """Every agent that learns a policy keeps its contract; each one learns (see also the agents' own tests)."""
 
 import pytest
+import torch
 
 from mbrl_dynamics import plugins
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Element, Spec
-from mbrl_dynamics.testing import PointMass
+from mbrl_dynamics.testing import PointMass, record
 from mbrl_planner.agents.base import PolicyAgent
 from mbrl_planner.testing import check_agent
 
@@ -53,6 +54,23 @@ def test_contract(name: str) -> None:
         return kind(spec, kind.Config(random_steps=60, **SMALL.get(name, {})), seed=seed)
 
     check_agent(make, PointMass() if kind.model else None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["sac", "dreamer", "tdmpc"])
+def test_compiled_gradient_steps_are_the_plain_ones(name: str) -> None:
+    """What is compiled on CUDA, compiled for the CPU."""
+    kind, world = plugins.find("agents", name), PointMass()
+    buffer = record(lambda o, a: world.A @ o + world.B @ a, world.spec, 3, 30, reward=world.reward)
+    weights = []
+    for compiled in (False, True):
+        agent = kind(world.spec, kind.Config(random_steps=60, **SMALL[name]))
+        if compiled:
+            agent.compile_update()
+        agent.advance(buffer, None, 3)
+        weights.append(agent.state_dict())
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
 def test_an_action_space_that_does_not_fit_gets_one_sentence() -> None:

@@ -336,15 +336,3 @@ def test_svg_learns_the_point_mass() -> None:
     agent = SVG(world.spec, config, seed=0)
     train(agent, world, 500, seed=0, model=Exact())
     assert point_mass_score(agent, world) >= 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_compiled_losses_are_the_plain_ones() -> None:
-    """What is compiled on CUDA, compiled for the CPU."""
-    agent, batch = SAC(SPEC, SACConfig(hidden=(8,))), some()
-    normal, temperature = torch.randn(6, 1), torch.tensor(0.1)
-    plain = agent.critic_loss(*batch[:3]), agent.policy_loss(batch.feature, normal, temperature)
-    agent.compile_losses()
-    compiled = agent.critic_loss(*batch[:3]), agent.policy_loss(batch.feature, normal, temperature)
-    torch.testing.assert_close(compiled, plain)

@@ -23,7 +23,7 @@ from mbrl_dynamics.spec import CONTINUOUS, DISCRETE, Spec
 from mbrl_dynamics.types import Metrics, Trajectory
 from mbrl_planner.agents.actors import ActionDistribution, Actor, divergence
 from mbrl_planner.agents.base import Observation, PolicyAgent, PolicyConfig
-from mbrl_planner.agents.networks import adam, descend, follow, frozen
+from mbrl_planner.agents.networks import adam, compile_methods, descend, follow, frozen
 
 ACTING = ("actor.", "world.normalizer.", "world.core.", "world.vector_encoder.", "world.image_encoders.")
 QUANTILES = (0.05, 0.95)  # whose distance is the range of returns
@@ -113,6 +113,13 @@ class Dreamer(PolicyAgent):
             "actor": adam(self.actor, c.actor_rate),
             "critic": adam(self.critic, c.critic_rate),
         }
+        if self.device.type == "cuda":
+            self.compile_update()
+
+    def compile_update(self) -> None:
+        """Compile what a gradient step computes again and again: the steps of the filter and of dreams."""
+        compile_methods(self.world.core, "update", "grouped", "next")
+        compile_methods(self, "critic_loss")
 
     # Acting -------------------------------------------------------------------------------------------------
 

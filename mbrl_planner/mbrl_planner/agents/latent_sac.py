@@ -103,16 +103,19 @@ class LatentSAC(SAC):
     def step(self, buffer: ReplayBuffer, *, policy_too: bool) -> dict[str, Tensor]:
         """One gradient step of everything."""
         c = self.config
-        index = torch.randint(len(buffer), (c.slices,), generator=self.generator, device=self.device)
-        data = buffer.slices(index.cpu().numpy(), c.length).to(self.device)
+        size = (c.slices,)
+        steps = torch.randint(len(buffer), size, generator=self.generator, device=self.device)
+        shift = torch.randint(c.length, size, generator=self.generator, device=self.device)
+        later = buffer.later(steps.cpu().numpy(), shift.cpu().numpy())
+        data = buffer.slices(later, c.length).to(self.device)
         losses, states = self.world.losses(data, self.generator)
         loss = torch.stack(list(losses.values())).sum()
         descend(loss, self.optimizers["world"], clip=100.0)
         states = pytree.tree_map(torch.detach, states)
         imagined = round(c.imagined * c.batch_size)
-        batch = self.pick(self.replayed(data, states), c.batch_size - imagined)
+        batch = self.replayed(data, states).drawn(c.batch_size - imagined, self.generator)
         if imagined:
-            dream = self.pick(self.dream(states, data), imagined)
+            dream = self.dream(states, data).drawn(imagined, self.generator)
             batch = Batch(*map(torch.cat, zip(batch, dream, strict=True)))
         metrics = {"model_loss": loss.detach(), **self.step_critic(batch)}
         return metrics | (self.step_policy(batch.feature) if policy_too else {})
@@ -147,8 +150,3 @@ class LatentSAC(SAC):
                 break
             state = pytree.tree_map(lambda x, on=goes_on: x[on], ahead.state)
         return Batch(*(torch.cat(steps) for steps in zip(*parts, strict=True)))
-
-    def pick(self, batch: Batch, size: int) -> Batch:
-        """`size` of the transitions, drawn with replacement."""
-        index = torch.randint(len(batch.reward), (size,), generator=self.generator, device=self.device)
-        return Batch(*(values[index] for values in batch))

@@ -53,7 +53,7 @@ class MBA(MBPO):
             return
         for i, batch in enumerate(self.real(buffer, count, self.config.batch_size - imagined)):
             self.imagine_if_due(buffer, model, self.updates + i)
-            yield Batch(*map(torch.cat, zip(batch, self.draw(imagined), strict=True)))
+            yield Batch(*map(torch.cat, zip(batch, self.pool.drawn(imagined, self.generator), strict=True)))
 
     def starts(self, buffer: ReplayBuffer) -> torch.Tensor:
         """Positions of the newest steps, from which rollouts branch off."""

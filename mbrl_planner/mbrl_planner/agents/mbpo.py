@@ -74,14 +74,8 @@ class MBPO(SAC):
         real = round(c.real_ratio * c.batch_size)
         for i, batch in enumerate(self.real(buffer, count, max(real, 1))):
             self.imagine_if_due(buffer, model, self.updates + i)
-            dream = self.draw(c.batch_size - real)
+            dream = self.pool.drawn(c.batch_size - real, self.generator)
             yield Batch(*(torch.cat([a[:real], b]) for a, b in zip(batch, dream, strict=True)))
-
-    def draw(self, size: int) -> Batch:
-        """Imagined transitions, uniformly from all that are kept."""
-        pool = self.pool
-        index = torch.randint(len(pool.reward), (size,), generator=self.generator, device=self.device)
-        return Batch(*(values[index] for values in pool))
 
     def imagine_if_due(self, buffer: ReplayBuffer, model: Model, updates: int) -> None:
         """A round of rollouts from replayed states, if the newest is old enough."""

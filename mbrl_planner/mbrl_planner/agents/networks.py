@@ -157,6 +157,12 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, clip: float = 0.0) -
     optimizer.step()
 
 
+def compile_methods(owner: Any, *names: str) -> None:
+    """Let PyTorch compile methods of an object: worth its minutes where launching kernels is what costs."""
+    for name in names:
+        setattr(owner, name, torch.compile(getattr(owner, name)))
+
+
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
     """For the length of a block, gradients flow through a model, but not into its weights."""

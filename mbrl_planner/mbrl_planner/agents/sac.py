@@ -18,7 +18,14 @@ from mbrl_dynamics.models.normalizer import Normalizer
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import Metrics, Trajectory
 from mbrl_planner.agents.base import Observation, PolicyAgent, PolicyConfig
-from mbrl_planner.agents.networks import Critic, GaussianPolicy, adam, descend, follow
+from mbrl_planner.agents.networks import (
+    Critic,
+    GaussianPolicy,
+    adam,
+    compile_methods,
+    descend,
+    follow,
+)
 
 CHUNK = 64  # minibatches drawn at once
 
@@ -56,6 +63,11 @@ class Batch(NamedTuple):
     next_feature: Tensor  # [M, Z]
     terminated: Tensor  # [M] float: 1 where nothing comes after; a truncated episode goes on
 
+    def drawn(self, size: int, noise: torch.Generator) -> Batch:
+        """`size` of the transitions, with replacement."""
+        index = torch.randint(len(self.reward), (size,), generator=noise, device=self.reward.device)
+        return Batch(*(values[index] for values in self))
+
 
 class SAC(PolicyAgent):
     """Off-policy, with an entropy bonus whose weight is tuned; see the paper's algorithm 1.
@@ -79,12 +91,11 @@ class SAC(PolicyAgent):
             "temperature": adam([self.log_temperature], c.learning_rate),
         }
         if self.device.type == "cuda":
-            self.compile_losses()
+            self.compile_update()
 
-    def compile_losses(self) -> None:
-        """Let PyTorch compile both losses: worth its minute where launching kernels is what costs."""
-        for name in ("critic_loss", "policy_loss"):
-            setattr(self, name, torch.compile(getattr(self, name)))
+    def compile_update(self) -> None:
+        """Compile what a gradient step computes."""
+        compile_methods(self, "critic_loss", "policy_loss")
 
     def perceive(self, seed: int) -> int:
         """Make what turns observations into features; returns the length Z of these."""

@@ -19,7 +19,7 @@ from mbrl_dynamics.models.tdmpc import SIMPLEX, LatentDynamics, LatentDynamicsCo
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import Metrics, Trajectory
 from mbrl_planner.agents.base import Observation, PolicyAgent, PolicyConfig
-from mbrl_planner.agents.networks import GaussianPolicy, Stack, adam, descend, follow
+from mbrl_planner.agents.networks import GaussianPolicy, Stack, adam, compile_methods, descend, follow
 from mbrl_planner.interfaces import Guess
 from mbrl_planner.planners.sampling import pick
 
@@ -155,6 +155,13 @@ class TDMPC(PolicyAgent):
             "policy": adam(self.policy, c.learning_rate, eps=1e-5),
         }
         self.optimizers["world"].add_param_group({"params": encoder, "lr": 0.3 * c.learning_rate})
+        if self.device.type == "cuda":
+            self.compile_update()
+
+    def compile_update(self) -> None:
+        """Compile what a gradient step computes."""
+        compile_methods(self.world, "unroll", "losses")
+        compile_methods(self, "critic_loss", "worth")
 
     # Acting -------------------------------------------------------------------------------------------------
 
@@ -285,7 +292,11 @@ class TDMPC(PolicyAgent):
         reward, action = batch.reward.T, batch.action.transpose(0, 1)
         weight = self.world.weights(batch) * reward.isfinite()
         target = self.target(reward.nan_to_num(), batch.terminated.T, seen)
-        logits = self.critic(path[:-1].flatten(0, 1), action.flatten(0, 1))
+        return self.critic_loss(path[:-1], action, target, weight)
+
+    def critic_loss(self, latent: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Weighted cross-entropy of all values with targets [T, B], summed over T."""
+        logits = self.critic(latent.flatten(0, 1), action.flatten(0, 1))
         miss = self.critic.two_hot.loss(logits, target.flatten())  # [E, T B]
         return (miss.mean(0) * weight.flatten()).sum() / weight.shape[1]
 
@@ -308,8 +319,10 @@ class TDMPC(PolicyAgent):
     def step_policy(self, path: Tensor) -> dict[str, Tensor]:
         """Improve the policy on latents [T+1, B, Z], later ones less; values are in units of their range."""
         latent = path.flatten(0, 1)
-        action, log_prob = self.policy.sample(latent, self.generator)
-        value = self.critic.of(latent, action, self.two()).mean(0).view(path.shape[:2])
+        shape = (len(latent), self.spec.inner_action_dim)
+        normal = torch.randn(shape, generator=self.generator, device=self.device)
+        value, log_prob = self.worth(latent, normal, self.two())
+        value = value.view(path.shape[:2])
         with torch.no_grad():
             low, high = torch.quantile(value[0], torch.tensor([0.05, 0.95], device=self.device))
             self.scale.lerp_((high - low).clamp(min=1.0), SCALE_RATE)
@@ -323,3 +336,8 @@ class TDMPC(PolicyAgent):
             "value": value.detach()[0].mean(),
             "value_range": self.scale.clone(),
         }
+
+    def worth(self, latent: Tensor, normal: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean value [M] by two members of what the policy draws in latents [M, Z], and its log density."""
+        action, log_prob = self.policy.squash(latent, normal)
+        return self.critic.of(latent, action, members).mean(0), log_prob
