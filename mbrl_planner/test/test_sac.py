@@ -7,13 +7,14 @@ import torch
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.testing import PointMass, point_mass_spec, record
 from mbrl_dynamics.types import Prediction
+from mbrl_planner.agents.latent_sac import LatentSAC, LatentSACConfig
 from mbrl_planner.agents.mba import MBA, MBAConfig, fading
 from mbrl_planner.agents.mbpo import MBPO, MBPOConfig, rollout_length
 from mbrl_planner.agents.mve import MVE, Expansion, MVEConfig
 from mbrl_planner.agents.networks import frozen
 from mbrl_planner.agents.sac import SAC, Batch, SACConfig
 from mbrl_planner.agents.svg import SVG, Future, SVGConfig, action_values
-from mbrl_planner.small_worlds import PointMassWorld, point_mass_score, train
+from mbrl_planner.small_worlds import HiddenVelocityWorld, PointMassWorld, point_mass_score, train
 from mbrl_planner.testing import stationary_gain
 
 SPEC = point_mass_spec()
@@ -336,3 +337,25 @@ def test_svg_learns_the_point_mass() -> None:
     agent = SVG(world.spec, config, seed=0)
     train(agent, world, 500, seed=0, model=Exact())
     assert point_mass_score(agent, world) >= 0.9
+
+
+# On a learned representation --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.learning
+@pytest.mark.parametrize("imagined", [0.0, 0.5])
+def test_latent_sac_finds_a_hidden_velocity(imagined: float) -> None:
+    """4,000 steps and 2,000 updates; seed 0 reaches 0.86 from real data, 0.83 with imagined ones.
+
+    LQR, which sees the velocity, scores 1, and random actions 0.
+    """
+    world = HiddenVelocityWorld()
+    config = LatentSACConfig(
+        hidden=(64, 64), batch_size=128, memory=32, world_hidden=32, latents=(4, 4), slices=12, length=12,
+        random_steps=600, replay_ratio=0.5, learning_rate=1e-3, world_rate=2e-3, target_rate=0.02,
+        discount=0.9, temperature=0.02, imagined=imagined,
+    )  # fmt: skip
+    agent = LatentSAC(world.spec, config, seed=0)
+    train(agent, world, 4000, seed=0)
+    assert point_mass_score(agent, world) >= 0.7

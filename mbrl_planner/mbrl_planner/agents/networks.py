@@ -105,6 +105,12 @@ class GaussianPolicy(nn.Module):
         """The most likely action before squashing, squashed: [..., A]."""
         return torch.tanh(self(feature)[0])
 
+    def draw(self, feature: Tensor, noise: torch.Generator) -> Tensor:
+        """An action [..., A], as from `sample`, without its density: for acting."""
+        mean, log_std = self(feature)
+        normal = torch.randn(mean.shape, generator=noise, device=mean.device)
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), normal))
+
     def sample(self, feature: Tensor, noise: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """An action [..., A], differentiable in the policy, and its log density [...]."""
         shape = (*feature.shape[:-1], self.actions)

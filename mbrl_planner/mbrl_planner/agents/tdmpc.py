@@ -103,12 +103,6 @@ class Prior(GaussianPolicy):
         super().__init__(features, actions, hidden)
         self.net = Stack(1, features, hidden, 2 * actions, norm=True)
 
-    def draw(self, feature: Tensor, noise: torch.Generator) -> Tensor:
-        """An action [..., A], as from `sample`, without its density."""
-        mean, log_std = self(feature)
-        normal = torch.randn(mean.shape, generator=noise, device=mean.device)
-        return torch.tanh(torch.addcmul(mean, log_std.exp(), normal))
-
 
 class Values(nn.Module):
     """E action values, each a distribution over bins."""
