@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from mbrl_bringup.result import commit_id, machine_name
 from mbrl_bringup.tally import Tally
 from mbrl_bringup.train_config import TrainConfig, settings_given
 from mbrl_bringup.train_setup import configurations, make_model
-from mbrl_bringup.training_result import TrainingResult
+from mbrl_bringup.training_result import TrainingResult, command_line
 from mbrl_dynamics import checkpoint, snapshot
 from mbrl_dynamics.episodes import read
 from mbrl_dynamics.errors import UserError
@@ -91,7 +90,7 @@ class Training:
             settings=settings_given(settings, self.given),
             commit=commit_id(),
             machine=machine_name(),
-            command=shlex.join(["mbrl", *sys.argv[1:]]),
+            command=command_line(sys.argv[1:]),
         )
         self._fitted = 0  # steps that the model was fitted to
         self._recall()

@@ -26,7 +26,7 @@ from mbrl_bringup.train import Training
 from mbrl_bringup.train_config import TrainConfig
 from mbrl_bringup.train_report import STRIP, VIDEO, write_report
 from mbrl_bringup.train_show import Board, Narrator
-from mbrl_bringup.training_result import TrainingResult
+from mbrl_bringup.training_result import TrainingResult, command_line
 from mbrl_dynamics.models.rssm import RSSM, RSSMConfig
 from mbrl_dynamics.spec import Camera, Spec
 from mbrl_dynamics.testing import PointMass
@@ -271,3 +271,8 @@ def test_a_strip_begins_where_it_should_and_knows_what_came_before(tmp_path: Pat
     assert cv2.imread(str(tmp_path / STRIP)) is not None
     (whole,) = imagination.strip(model, seeing, states[:20])  # too short for the usual place
     assert whole.start == 0
+
+
+def test_the_recorded_command_does_not_say_where_its_results_went() -> None:
+    given = ["train", "--agent=svg", "--runs", "/home/me/runs", "--out=all.json", "-p", "svg.hidden:=[8, 8]"]
+    assert command_line(given) == "mbrl train --agent=svg -p 'svg.hidden:=[8, 8]'"
