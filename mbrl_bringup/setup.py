@@ -11,9 +11,9 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mbrl_bringup"]),
         ("share/mbrl_bringup", ["package.xml"]),
-        ("share/mbrl_bringup/launch", glob("launch/*")),
-        ("share/mbrl_bringup/config", glob("config/*")),
-        ("share/mbrl_bringup/rviz", glob("rviz/*")),
+        ("share/mbrl_bringup/launch", glob("launch/*.py")),
+        ("share/mbrl_bringup/config", glob("config/*.yaml")),
+        ("share/mbrl_bringup/rviz", glob("rviz/*.rviz")),
     ],
     install_requires=["setuptools"],
     entry_points={
