@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import yaml
 
 from mbrl_bringup.goals import Demo, demo_of
 from mbrl_bringup.nodes import MPC, model_kind
-from mbrl_bringup.result import Result, commit_id, machine_name, write
+from mbrl_bringup.result import Result, command_line, commit_id, machine_name, write
 from mbrl_bringup.stack import Process, StackConfig, default_run_dir, resolve
 from mbrl_bringup.supervisor import GRACE
 from mbrl_bringup.tether import tethered
@@ -114,7 +113,7 @@ def prepare(arguments: Mapping[str, Any], options: DemoConfig, began: float) -> 
         control_period_s=float("nan"),
         commit=commit_id(),
         machine=machine_name(),
-        command=shlex.join(["mbrl", *sys.argv[1:]]),
+        command=command_line(sys.argv[1:]),
     )
     write(result, folder)
     return Run(folder, stack, processes, demo, began, result)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+WHERE = ("--runs", "--out")  # options that say where results go
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,17 @@ def commit_id() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command with these arguments, without where its results go, so that anybody can run it again."""
+    kept: list[str] = []
+    former = ""
+    for argument in arguments:
+        if argument.partition("=")[0] not in WHERE and former not in WHERE:
+            kept.append(argument)
+        former = argument
+    return shlex.join(["mbrl", *kept])
 
 
 def machine_name() -> str:

@@ -14,11 +14,11 @@ import torch
 
 from mbrl_bringup.evaluation import Driver, Evaluation, evaluate
 from mbrl_bringup.evidence import MODEL
-from mbrl_bringup.result import commit_id, machine_name
+from mbrl_bringup.result import command_line, commit_id, machine_name
 from mbrl_bringup.tally import Tally
 from mbrl_bringup.train_config import TrainConfig, settings_given
 from mbrl_bringup.train_setup import configurations, make_model
-from mbrl_bringup.training_result import TrainingResult, command_line
+from mbrl_bringup.training_result import TrainingResult
 from mbrl_dynamics import checkpoint, snapshot
 from mbrl_dynamics.episodes import read
 from mbrl_dynamics.errors import UserError

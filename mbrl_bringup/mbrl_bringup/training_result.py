@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from typing import Any
 from mbrl_bringup.evaluation import FIRST_SEED, Evaluation
 from mbrl_bringup.result import atomic_write
 from mbrl_dynamics.errors import UserError
-
-WHERE = ("--runs", "--out")  # options that say where results go
 
 
 @dataclass
@@ -130,17 +127,6 @@ class TrainingResult:
         self.wall_s, self.events = content["wall_s"], content["events"]
         self.commit = content["commit"] or self.commit
         self.command = content["command"] or self.command
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """The command with these arguments, without where its results go, so that anybody can run it again."""
-    kept: list[str] = []
-    former = ""
-    for argument in arguments:
-        if argument.partition("=")[0] not in WHERE and former not in WHERE:
-            kept.append(argument)
-        former = argument
-    return shlex.join(["mbrl", *kept])
 
 
 def read(folder: Path) -> TrainingResult:

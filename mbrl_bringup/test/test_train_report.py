@@ -20,13 +20,14 @@ from mbrl_bringup import imagination, playback, plots, train_report, training_re
 from mbrl_bringup.evaluation import Evaluation
 from mbrl_bringup.plots import error_by_horizon
 from mbrl_bringup.report import CURVE, FORECAST
+from mbrl_bringup.result import command_line
 from mbrl_bringup.scalars import Scalars
 from mbrl_bringup.tally import Tally
 from mbrl_bringup.train import Training
 from mbrl_bringup.train_config import TrainConfig
 from mbrl_bringup.train_report import STRIP, VIDEO, write_report
 from mbrl_bringup.train_show import Board, Narrator
-from mbrl_bringup.training_result import TrainingResult, command_line
+from mbrl_bringup.training_result import TrainingResult
 from mbrl_dynamics.models.rssm import RSSM, RSSMConfig
 from mbrl_dynamics.spec import Camera, Spec
 from mbrl_dynamics.testing import PointMass

@@ -23,7 +23,7 @@ def policy_class(name: str) -> Any:
         UserError: there is none of that name, or it learns none.
     """
     found = plugins.find("agents", name)
-    if not (isinstance(found, type) and issubclass(found, PolicyAgent)):
+    if not _learns_policy(found):
         raise UserError(f"agent '{name}' learns no policy; valid: {', '.join(trainable())}")
     return found
 
@@ -36,9 +36,13 @@ def trainable() -> list[str]:
             agent = plugins.find("agents", name)
         except UserError:
             continue  # one that cannot be imported; naming it tells why
-        if isinstance(agent, type) and issubclass(agent, PolicyAgent):
+        if _learns_policy(agent):
             found.append(name)
     return found
+
+
+def _learns_policy(agent: Any) -> bool:
+    return isinstance(agent, type) and issubclass(agent, PolicyAgent)
 
 
 def prefix(agent: str) -> str:

@@ -15,7 +15,7 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model
 from mbrl_dynamics.spec import CONTINUOUS, DISCRETE, Spec
 from mbrl_dynamics.training_state import load_optimizer, optimizer_tensors
-from mbrl_dynamics.types import Metrics
+from mbrl_dynamics.types import Metrics, Trajectory
 
 Observation = Mapping[str, Tensor]
 
@@ -149,6 +149,13 @@ class PolicyAgent(nn.Module):
         if env_steps < self.config.random_steps:
             return 0
         return int(self.config.replay_ratio * env_steps) - self.updates
+
+    def slices(self, buffer: ReplayBuffer, count: int, length: int) -> Trajectory:
+        """Random slices, on the device, in which every step is about as likely as any other."""
+        steps = torch.randint(len(buffer), (count,), generator=self.generator, device=self.device)
+        shift = torch.randint(length, (count,), generator=self.generator, device=self.device)
+        later = buffer.later(steps.cpu().numpy(), shift.cpu().numpy())
+        return buffer.slices(later, length).to(self.device)
 
     # Keeping ------------------------------------------------------------------------------------------------
 

@@ -163,17 +163,10 @@ class Dreamer(PolicyAgent):
         self.world.begin(buffer)
         totals: dict[str, Tensor] = {}
         for _ in range(count):
-            for name, value in self.descend_on(self.replay(buffer)).items():
+            batch = self.slices(buffer, self.config.batch_size, self.config.length)
+            for name, value in self.descend_on(batch).items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
         return {name: float(total) / count for name, total in totals.items()}
-
-    def replay(self, buffer: ReplayBuffer) -> Trajectory:
-        """A batch of slices, on the device, in which every step is about as likely as any other."""
-        size, length = (self.config.batch_size,), self.config.length
-        steps = torch.randint(len(buffer), size, generator=self.generator, device=self.device)
-        shift = torch.randint(length, size, generator=self.generator, device=self.device)
-        later = buffer.later(steps.cpu().numpy(), shift.cpu().numpy())
-        return buffer.slices(later, length).to(self.device)
 
     def descend_on(self, batch: Trajectory) -> dict[str, Tensor]:
         """One gradient step of world model, actor and critic; what is worth logging, without gradient."""

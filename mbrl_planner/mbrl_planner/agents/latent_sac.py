@@ -103,11 +103,7 @@ class LatentSAC(SAC):
     def step(self, buffer: ReplayBuffer, *, policy_too: bool) -> dict[str, Tensor]:
         """One gradient step of everything."""
         c = self.config
-        size = (c.slices,)
-        steps = torch.randint(len(buffer), size, generator=self.generator, device=self.device)
-        shift = torch.randint(c.length, size, generator=self.generator, device=self.device)
-        later = buffer.later(steps.cpu().numpy(), shift.cpu().numpy())
-        data = buffer.slices(later, c.length).to(self.device)
+        data = self.slices(buffer, c.slices, c.length)
         losses, states = self.world.losses(data, self.generator)
         loss = torch.stack(list(losses.values())).sum()
         descend(loss, self.optimizers["world"], clip=100.0)
@@ -139,7 +135,7 @@ class LatentSAC(SAC):
         parts = []
         for _ in range(self.config.horizon):
             feature = self.world.feature(state)
-            action = self.policy.sample(feature, self.generator)[0]
+            action = self.policy.draw(feature, self.generator)
             ahead = self.world.step(state, action, self.generator)
             assert ahead.reward is not None and ahead.alive is not None
             drawn = torch.rand(ahead.alive.shape, generator=self.generator, device=self.device)

@@ -101,7 +101,7 @@ class MBPO(SAC):
         parts = []
         for _ in range(length):
             feature = self.normalizer(obs)
-            action = self.policy.sample(feature, self.generator)[0]
+            action = self.policy.draw(feature, self.generator)
             ahead = model.step(state, action, self.generator)
             assert ahead.obs is not None and ahead.reward is not None
             going_on = torch.ones_like(going)

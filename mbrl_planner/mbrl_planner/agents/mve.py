@@ -82,7 +82,7 @@ class MVE(SAC):
         going = (1.0 - batch.terminated).unsqueeze(1).expand(-1, particles)
         features, actions, rewards, alive = [feature], [], [], [going]
         for _ in range(self.config.horizon):
-            action = self.policy.sample(feature, self.generator)[0]
+            action = self.policy.draw(feature, self.generator)
             ahead = model.step(state, action, self.generator)
             assert ahead.obs is not None and ahead.reward is not None
             state, feature = ahead.state, self.normalizer(ahead.obs)

@@ -106,7 +106,7 @@ class GaussianPolicy(nn.Module):
         return torch.tanh(self(feature)[0])
 
     def draw(self, feature: Tensor, noise: torch.Generator) -> Tensor:
-        """An action [..., A], as from `sample`, without its density: for acting."""
+        """An action [..., A], as from `sample`, without its density."""
         mean, log_std = self(feature)
         normal = torch.randn(mean.shape, generator=noise, device=mean.device)
         return torch.tanh(torch.addcmul(mean, log_std.exp(), normal))

@@ -75,7 +75,7 @@ class PG(PolicyAgent):
     ) -> tuple[Tensor, Observation]:
         """The policy's mode, or a draw from it, [B, 1, A]."""
         feature = self.normalizer(carry["vector"].to(self.device))
-        action = self.policy.sample(feature, self.noise)[0] if explore else self.policy.mode(feature)
+        action = self.policy.draw(feature, self.noise) if explore else self.policy.mode(feature)
         return action.unsqueeze(1), carry
 
     def acting_state(self) -> dict[str, Tensor]:

@@ -18,14 +18,7 @@ from mbrl_dynamics.models.normalizer import Normalizer
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import Metrics, Trajectory
 from mbrl_planner.agents.base import Observation, PolicyAgent, PolicyConfig
-from mbrl_planner.agents.networks import (
-    Critic,
-    GaussianPolicy,
-    adam,
-    compile_methods,
-    descend,
-    follow,
-)
+from mbrl_planner.agents.networks import Critic, GaussianPolicy, adam, compile_methods, descend, follow
 
 CHUNK = 64  # minibatches drawn at once
 

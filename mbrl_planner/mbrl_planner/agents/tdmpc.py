@@ -253,20 +253,10 @@ class TDMPC(PolicyAgent):
         c, totals = self.config, dict[str, Tensor]()
         for _ in range(count):
             index = torch.randint(len(buffer), (c.batch_size,), generator=self.generator, device=self.device)
-            batch = self.on_device(buffer.slices(index.cpu().numpy(), c.horizon))
+            batch = buffer.slices(index.cpu().numpy(), c.horizon).to(self.device)
             for name, value in self.descend_on(batch).items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + value
         return {name: float(total) / count for name, total in totals.items()}
-
-    def on_device(self, batch: Trajectory) -> Trajectory:
-        """A batch where the networks are."""
-        if self.device.type == "cpu":
-            return batch
-        obs = {"vector": batch.obs["vector"].to(self.device)}
-        rest = [
-            getattr(batch, k).to(self.device) for k in ("action", "reward", "terminated", "first", "valid")
-        ]
-        return Trajectory(obs, *rest)
 
     def descend_on(self, batch: Trajectory) -> dict[str, Tensor]:
         """One gradient step: model and values together (equation 3), then the policy (equation 4)."""
