@@ -16,7 +16,6 @@ from mbrl_sim.worlds import Worlds
 
 DM_CONTROL = [
     ("cheetah", "run"),
-    ("reacher", "easy"),
     ("finger", "turn_easy"),  # a scalar among the observations
     ("manipulator", "bring_ball"),  # and a matrix
     ("quadruped", "walk"),  # activations
@@ -61,6 +60,23 @@ def test_dm_control(domain, name):
                 assert not state.last
         assert worlds.spec.control_period == pytest.approx(reference.control_timestep())
         assert worlds.max_steps == pytest.approx(reference._step_limit)
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+def test_an_angle_that_can_grow_for_ever_comes_as_a_point_on_the_circle(name):
+    with Worlds(f"dm_control/reacher-{name}") as worlds:
+        reference = suite.load("reacher", name, task_kwargs={"random": 3})
+        angle = flat(reference.reset().observation)[0]
+        state, begin = worlds.reset(0, 3), angle
+        for _ in range(300):
+            assert_allclose(state.observation[:2], [np.cos(angle), np.sin(angle)], atol=1e-6)
+            expected = flat(reference.step([1.0, 0.0]).observation)
+            (state,) = worlds.step(np.array([[1.0, 0.0]]))
+            assert_allclose(state.observation[2:], expected[1:], atol=1e-6)
+            angle = expected[0]
+        assert abs(angle - begin) > 2 * np.pi
+        assert [e.name for e in worlds.spec.observation[:2]] == ["position[0]_cos", "position[0]_sin"]
+        assert worlds.spec.circles == (0,)
 
 
 @pytest.mark.parametrize("name", GYMNASIUM)

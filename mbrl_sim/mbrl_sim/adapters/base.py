@@ -25,13 +25,14 @@ def never(next_obs: Array) -> None:
 
 @dataclass(frozen=True)
 class Hint:
-    """What a planner can know of an environment's task; None = only the world knows.
+    """What we know of an environment's task; None = only the world knows.
 
     Functions of the observation [..., D] at the end of a control period, numpy or torch alike.
     """
 
     reward: Callable[[Array], Array] | None = None  # of one frame [...]
     terminated: Callable[[Array], Array | None] | None = None  # bool [...], or None where it never ends
+    angles: tuple[int, ...] = ()  # places, in the environment's observation, of angles that can grow for ever
 
 
 class AdaptedTask:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from mbrl_dynamics.config import one_of
 from mbrl_dynamics.spec import Spec
 from mbrl_sim.adapters.base import LONG, AdaptedSimulator, AdaptedTask, Array, Frame, Hint, never
-from mbrl_sim.adapters.translate import bounded, elements, optional, sentence
+from mbrl_sim.adapters.translate import bounded, circled, elements, on_circles, optional, sentence
 from mbrl_sim.physics import split_state
 
 FAMILY = "dm_control"
@@ -25,7 +26,7 @@ def task(name: str) -> Callable[..., AdaptedTask]:
     """What makes the task `domain-task` of the suite.
 
     Its frame is dm_control's control timestep, and its observation all arrays of the observation spec, one
-    after another.
+    after another. The angle of a joint that can turn for ever comes as its cosine and sine.
 
     Raises:
         UserError: there is none of that name, or dm_control is not installed.
@@ -41,27 +42,29 @@ def _make(full: str, domain: str, name: str, action_repeat: int | None = None) -
     environment = _load(domain, name)
     observation, action = environment.observation_spec(), environment.action_spec()
     limit = environment._step_limit  # of frames; there is no other way to ask for it
+    raw = [
+        element
+        for key, array in observation.items()
+        for element in elements(
+            key,
+            np.broadcast_to(getattr(array, "minimum", -math.inf), array.shape),
+            np.broadcast_to(getattr(array, "maximum", math.inf), array.shape),
+        )
+    ]
+    hint = HINTS.get(f"{domain}-{name}", Hint())
     spec = Spec(
         task=full,
-        observation=tuple(
-            element
-            for key, array in observation.items()
-            for element in elements(
-                key,
-                np.broadcast_to(getattr(array, "minimum", -math.inf), array.shape),
-                np.broadcast_to(getattr(array, "maximum", math.inf), array.shape),
-            )
-        ),
+        observation=tuple(circled(raw, hint.angles)),
         action=bounded(elements("action", action.minimum, action.maximum)),
         control_period=environment.control_timestep(),
     )
-    hint = HINTS.get(f"{domain}-{name}", Hint())
     # The suite's base class never terminates.
     if hint.terminated is None and type(environment.task).get_termination is _base().get_termination:
-        hint = Hint(hint.reward, never)
+        hint = replace(hint, terminated=never)
 
     def world(task: AdaptedTask, seed: int | None, image_size: int, camera: str) -> DmControlSimulator:
-        return DmControlSimulator(task, _load(domain, name, endless=True), seed, image_size, camera)
+        inside = _load(domain, name, endless=True)
+        return DmControlSimulator(task, inside, hint.angles, seed, image_size, camera)
 
     return AdaptedTask(spec, round(limit) if math.isfinite(limit) else LONG, action_repeat, hint, world)
 
@@ -70,15 +73,21 @@ class DmControlSimulator(AdaptedSimulator):
     """A suite environment as a world. Time limits are the World's matter; the environment itself has none."""
 
     def __init__(
-        self, task: AdaptedTask, environment: Any, seed: int | None, image_size: int, camera: str
+        self,
+        task: AdaptedTask,
+        environment: Any,
+        angles: tuple[int, ...],
+        seed: int | None,
+        image_size: int,
+        camera: str,
     ) -> None:
-        self._environment, self._physics = environment, environment.physics
+        self._environment, self._physics, self._angles = environment, environment.physics, angles
         self._error = optional("dm_control.rl.control", FAMILY).PhysicsError
         super().__init__(task, seed, self._physics.model.ptr, self._physics.data.ptr, image_size, camera)
 
     def _begin(self, seed: int) -> NDArray[np.float64]:
         self._environment.task.random.seed(seed % 2**32)  # as a new environment with that seed
-        return _flat(self._environment.reset().observation)
+        return self._flat(self._environment.reset().observation)
 
     def _frame(self, action: NDArray[np.float64]) -> Frame:
         try:
@@ -87,7 +96,7 @@ class DmControlSimulator(AdaptedSimulator):
             return Frame(self._newest.observation, 0.0, fault=sentence(error))
         over = step.last()
         return Frame(
-            _flat(step.observation),
+            self._flat(step.observation),
             float(step.reward),
             terminated=over and step.discount == 0.0,
             truncated=over and step.discount != 0.0,
@@ -99,7 +108,11 @@ class DmControlSimulator(AdaptedSimulator):
     def _put(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         self.data.qpos[:], self.data.qvel[:] = np.split(state, [self.model.nq])
         self._physics.after_reset()
-        return _flat(self._environment.task.get_observation(self._physics))
+        return self._flat(self._environment.task.get_observation(self._physics))
+
+    def _flat(self, observation: Any) -> NDArray[np.float64]:
+        arrays = [np.ravel(np.asarray(value, dtype=np.float64)) for value in observation.values()]
+        return on_circles(np.concatenate(arrays), self._angles)
 
 
 def _load(domain: str, name: str, endless: bool = False) -> Any:
@@ -112,22 +125,18 @@ def _base() -> Any:
     return optional("dm_control.suite.base", FAMILY).Task
 
 
-def _flat(observation: Any) -> NDArray[np.float64]:
-    return np.concatenate([np.ravel(np.asarray(value, dtype=np.float64)) for value in observation.values()])
-
-
 def _reached(radii: float) -> Callable[[Array], Array]:
-    """Reacher: 1 while the target, element 2 and 3 away from the finger, overlaps it; radii of both [m]."""
+    """Reacher: 1 while the target, elements 3 and 4 away from the finger, overlaps it; radii of both [m]."""
 
     def reward(obs: Array) -> Array:
         xp = array_namespace(obs)
-        near = xp.sqrt(obs[..., 2] ** 2 + obs[..., 3] ** 2) <= radii
+        near = xp.sqrt(obs[..., 3] ** 2 + obs[..., 4] ** 2) <= radii
         return xp.astype(near, obs.dtype)
 
     return reward
 
 
-HINTS = {
-    "reacher-easy": Hint(_reached(0.05 + 0.01)),
-    "reacher-hard": Hint(_reached(0.015 + 0.01)),
+HINTS = {  # the reacher's shoulder has no limits: an arm that winds itself up would see ever new angles
+    "reacher-easy": Hint(_reached(0.05 + 0.01), angles=(0,)),
+    "reacher-hard": Hint(_reached(0.015 + 0.01), angles=(0,)),
 }

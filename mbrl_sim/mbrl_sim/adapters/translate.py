@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Element
@@ -39,6 +39,21 @@ def bounded(actions: list[Element]) -> tuple[Element, ...]:
         else Element(element.name, low=-1.0, high=1.0)
         for element in actions
     )
+
+
+def circled(raw: list[Element], angles: tuple[int, ...]) -> list[Element]:
+    """Elements of which each angle [rad] has become its cosine and sine; see `on_circles`."""
+    pairs = [
+        [Element(f"{e.name}_{part}", "1", -1.0, 1.0, part) for part in ("cos", "sin")] if i in angles else [e]
+        for i, e in enumerate(raw)
+    ]
+    return [element for pair in pairs for element in pair]
+
+
+def on_circles(values: NDArray[np.float64], angles: tuple[int, ...]) -> NDArray[np.float64]:
+    """Values [D] of which each angle [rad] is replaced by its cosine and sine, [D + number of angles]."""
+    parts = [(np.cos(v), np.sin(v)) if i in angles else (v,) for i, v in enumerate(values)]
+    return np.concatenate(parts) if angles else values
 
 
 def sentence(error: Exception) -> str:
