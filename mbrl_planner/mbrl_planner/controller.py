@@ -60,6 +60,7 @@ class Statistics:
     last_refusal: str = ""
     late_plans: int = 0  # decisions that the time budget cut short
     planning_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # newest decisions [ms]
+    answer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # State taken to answer sent
 
 
 @dataclass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import time
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -137,6 +139,7 @@ class ControllerNode(BaseNode):
         )
         self.world_id: WorldId | None = None  # of the world whose spec fits
         self.refusal = ""  # why the world cannot be controlled
+        self._arrived = 0.0  # when the newest States came, on the monotonic clock [s]
 
         self._actions = self.create_publisher(ActionMsg, "action", STREAM_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "diagnostics", 10)
@@ -178,7 +181,7 @@ class ControllerNode(BaseNode):
         return mismatch(self.task.spec, world)
 
     def heard(self, state: Transition) -> None:
-        """A new State of the world came (each exactly once, in order)."""
+        """A new State of the world came (each exactly once, in order). Called after the answer is sent."""
 
     def diagnostics(self) -> dict[str, Any]:
         """What else is worth knowing."""
@@ -194,14 +197,18 @@ class ControllerNode(BaseNode):
     # Hearing and answering ----------------------------------------------------------------------------------
 
     def _on_state(self, msg: StateMsg) -> None:
+        self._arrived = time.monotonic()
         burst = [transition_from_msg(m) for m in drain(self._states, msg)]
-        for state in burst:
-            self._hear(state)
+        new = [state for state in burst if self._hear(state)]
         newest = self.controller.newest
-        if newest is not None and any(state.key == newest.key for state in burst):
-            self._answer(newest)
+        try:
+            if newest is not None and any(state.key == newest.key for state in burst):
+                self._answer(newest)
+        finally:  # what is learned from them has time
+            for state in new:
+                self.heard(state)
 
-    def _hear(self, state: Transition) -> None:
+    def _hear(self, state: Transition) -> bool:
         refused = self.statistics.refused
         new = self.controller.hear(state, wanted=self._wanted(state))
         if self.statistics.refused > refused:
@@ -210,8 +217,8 @@ class ControllerNode(BaseNode):
                 throttle_duration_sec=1.0,
             )
         elif new:
-            self.heard(state)
             self.episodes.heard(state)
+        return new
 
     def _wanted(self, state: Transition) -> bool:
         if state.world_id != self.world_id:
@@ -227,6 +234,7 @@ class ControllerNode(BaseNode):
             return
         self._actions.publish(answer_to_msg(answer, self.get_clock().now().to_msg()))
         if self.statistics.answered > before:
+            self.statistics.answer_ms.append(1e3 * (time.monotonic() - self._arrived))
             self.episodes.decided(self.controller.planning_ms, self.controller.disagreement)
             self.show(state)
 
@@ -280,12 +288,11 @@ class ControllerNode(BaseNode):
 
     def _diagnose(self) -> None:
         statistics = self.statistics
-        times = sorted(statistics.planning_ms)
         values: dict[str, Any] = {
             "episode running": self.episodes.busy,
             "model": self.models.text,
-            "planning median [ms]": f"{times[len(times) // 2]:.2f}" if times else "",
-            "planning p99 [ms]": f"{times[int(0.99 * (len(times) - 1))]:.2f}" if times else "",
+            **_quantiles("planning", statistics.planning_ms),
+            **_quantiles("State to answer", statistics.answer_ms),
             "answered": statistics.answered,
             "answered from the cache": statistics.repeated,
             "missed": statistics.missed,
@@ -306,6 +313,16 @@ class ControllerNode(BaseNode):
         msg = DiagnosticArray(status=[status])
         msg.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(msg)
+
+
+def _quantiles(name: str, values: Iterable[float]) -> dict[str, str]:
+    """Median and 99 % of times [ms], for people."""
+    times = sorted(values)
+    shares = {"median": 0.5, "p99": 0.99}
+    return {
+        f"{name} {label} [ms]": f"{times[int(share * (len(times) - 1))]:.2f}" if times else ""
+        for label, share in shares.items()
+    }
 
 
 def mismatch(task: Spec, world: Spec) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from collections import deque
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,6 @@ from mbrl_dynamics.ros.node import run
 from mbrl_dynamics.ros.params import given_parameters
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
-from mbrl_msgs.msg import State as StateMsg
 from mbrl_planner import agent_trainer
 from mbrl_planner.agents.base import PolicyAgent
 from mbrl_planner.policy_agents import policy_class, prefix
@@ -93,7 +91,6 @@ class PolicyNode(ControllerNode):
         self.exit_code = 0
         self._spec: Spec | None = None  # that it began with
         self._held: deque[Transition] = deque(maxlen=HELD)
-        self._arrived = 0.0  # when the newest burst of States came, on the monotonic clock [s]
         super().__init__("policy_node", **kwargs)
         torch.set_grad_enabled(False)
 
@@ -157,10 +154,8 @@ class PolicyNode(ControllerNode):
 
     def show(self, state: Transition) -> None:
         """Count an answer that took too long."""
-        if self._arrived:
-            took, self._arrived = time.monotonic() - self._arrived, 0.0
-            limit = self.params[""].deadline or self.controller.spec.control_period
-            self.models.missed_deadlines += took > limit
+        limit = self.params[""].deadline or self.controller.spec.control_period
+        self.models.missed_deadlines += self.statistics.answer_ms[-1] > 1e3 * limit
 
     def trouble(self) -> str:
         """What is wrong with the learning."""
@@ -181,10 +176,6 @@ class PolicyNode(ControllerNode):
         }
 
     # ------------------------------------------------------------------------------------------------------
-
-    def _on_state(self, msg: StateMsg) -> None:
-        self._arrived = time.monotonic()
-        super()._on_state(msg)
 
     def _on_news(self) -> None:
         self.episodes.tick()
