@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,12 +60,19 @@ class Trainer:
     def __init__(self, model: nn.Module, config: Any, seed: int, length: int = 1) -> None:
         self.model: Any = model
         self.config, self.length = config, length
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
         self._generator = torch.Generator().manual_seed(seed)
         self.best_errors = torch.zeros(1)
         self._best: list[Tensor] = []
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Made when it is first needed: a model that is only used needs none, and PyTorch takes two seconds
+        over the first one of a process.
+        """
+        c = self.config
+        return torch.optim.AdamW(
+            self.model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay, fused=True
+        )
 
     def fit(
         self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None

@@ -1,5 +1,8 @@
 """Every agent that learns a policy keeps its contract; each one learns (see also the agents' own tests)."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -71,6 +74,24 @@ def test_compiled_gradient_steps_are_the_plain_ones(name: str) -> None:
         agent.advance(buffer, None, 3)
         weights.append(agent.state_dict())
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+def test_an_agent_that_only_acts_makes_no_optimizer() -> None:
+    """The first of a process loads PyTorch's compiler: two seconds of a node's start."""
+    code = """if True:
+        import sys, torch
+        from mbrl_dynamics import plugins
+        from mbrl_dynamics.testing import PointMass
+        for name in sys.argv[1:]:
+            agent = plugins.find("agents", name)(PointMass().spec)
+            obs = {"vector": torch.zeros(1, agent.spec.observation_dim)}
+            agent.act(obs, None, first=torch.ones(1, dtype=torch.bool), prev_action=None, explore=True)
+        assert "torch._dynamo" not in sys.modules
+        agent.optimizers
+        assert "torch._dynamo" in sys.modules, "torch is quick now: make optimisers where agents are made"
+    """
+    done = subprocess.run([sys.executable, "-c", code, *agents()], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 def test_an_action_space_that_does_not_fit_gets_one_sentence() -> None:

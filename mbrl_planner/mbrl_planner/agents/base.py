@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -37,7 +38,7 @@ class PolicyAgent(nn.Module):
 
     Actions are scaled to [-1, 1], or one-hot. Experience comes as a ReplayBuffer that others fill.
 
-    A subclass sets `Config`, `kinds` (of action that fit), `model` and fills `self.optimizers`.
+    A subclass sets `Config`, `kinds` (of action that fit), `model` and `make_optimizers`.
 
     Args:
         spec: the interface between the world and the agent.
@@ -63,7 +64,6 @@ class PolicyAgent(nn.Module):
             )
         self.spec, self.config = spec, config or self.Config()
         self.device = choose(device)
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.updates = 0  # gradient steps made
         self.generator = torch.Generator(self.device).manual_seed(seed)  # of learning
         self.noise = torch.Generator(self.device).manual_seed(seed + 1)  # of acting
@@ -156,6 +156,17 @@ class PolicyAgent(nn.Module):
         shift = torch.randint(length, (count,), generator=self.generator, device=self.device)
         later = buffer.later(steps.cpu().numpy(), shift.cpu().numpy())
         return buffer.slices(later, length).to(self.device)
+
+    @cached_property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name, made when they are first needed: an agent that only acts needs none, and PyTorch takes two
+        seconds over the first one of a process.
+        """
+        return self.make_optimizers()
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """All optimisers, by name."""
+        return {}
 
     # Keeping ------------------------------------------------------------------------------------------------
 

@@ -108,11 +108,6 @@ class Dreamer(PolicyAgent):
         self.slow_actor = copy.deepcopy(self.actor).requires_grad_(False) if slow else None
         self.register_buffer("range", torch.zeros(2))  # low and high quantile of returns, moving
         self.to(self.device)
-        self.optimizers = {
-            "world": adam(self.world, c.learning_rate),
-            "actor": adam(self.actor, c.actor_rate),
-            "critic": adam(self.critic, c.critic_rate),
-        }
         if self.device.type == "cuda":
             self.compile_update()
 
@@ -157,6 +152,15 @@ class Dreamer(PolicyAgent):
         return {name: x for name, x in self.state_dict().items() if name.startswith(ACTING)}
 
     # Learning -----------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One each for world model, actor and critic."""
+        c = self.config
+        return {
+            "world": adam(self.world, c.learning_rate),
+            "actor": adam(self.actor, c.actor_rate),
+            "critic": adam(self.critic, c.critic_rate),
+        }
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
         """Make `count` gradient steps on replayed slices and on dreams from their states."""

@@ -58,7 +58,6 @@ class LatentSAC(SAC):
             ),
             seed=seed,
         )
-        self.optimizers["world"] = adam(self.world, c.world_rate)
         return self.world.features
 
     # Acting -------------------------------------------------------------------------------------------------
@@ -87,6 +86,10 @@ class LatentSAC(SAC):
         return {k: v for k, v in self.state_dict().items() if k.startswith(("policy.", "world."))}
 
     # Learning -----------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """SAC's, and the model's."""
+        return super().make_optimizers() | {"world": adam(self.world, self.config.world_rate)}
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
         """Make `count` gradient steps of the model, the critics and the policy."""

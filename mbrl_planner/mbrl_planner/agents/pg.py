@@ -62,10 +62,6 @@ class PG(PolicyAgent):
         self.baseline = Stack(1, features + 1, c.hidden, 1, zero=True)  # and the share of a path to come
         self.register_buffer("unit", torch.tensor(1.0))  # of the baseline's values [reward]
         self.to(self.device)
-        self.optimizers = {
-            "policy": adam(self.policy, c.learning_rate),
-            "baseline": adam(self.baseline, c.baseline_rate),
-        }
 
     # Acting -------------------------------------------------------------------------------------------------
 
@@ -83,6 +79,13 @@ class PG(PolicyAgent):
         return {k: v for k, v in self.state_dict().items() if k.startswith(("policy.", "normalizer."))}
 
     # Learning -----------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One each for policy and baseline."""
+        return {
+            "policy": adam(self.policy, self.config.learning_rate),
+            "baseline": adam(self.baseline, self.config.baseline_rate),
+        }
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
         """Make `count` policy steps, each on paths of its own."""

@@ -78,11 +78,6 @@ class SAC(PolicyAgent):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.nn.Parameter(torch.tensor(c.temperature).log())
         self.to(self.device)
-        self.optimizers |= {
-            "policy": adam(self.policy, c.learning_rate),
-            "critic": adam(self.critic, c.learning_rate),
-            "temperature": adam([self.log_temperature], c.learning_rate),
-        }
         if self.device.type == "cuda":
             self.compile_update()
 
@@ -111,6 +106,15 @@ class SAC(PolicyAgent):
         return {k: v for k, v in self.state_dict().items() if k.startswith(("policy.", "normalizer."))}
 
     # Learning -----------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One each for policy, critics and temperature."""
+        rate = self.config.learning_rate
+        return {
+            "policy": adam(self.policy, rate),
+            "critic": adam(self.critic, rate),
+            "temperature": adam([self.log_temperature], rate),
+        }
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
         """Make `count` gradient steps on real data."""

@@ -141,14 +141,6 @@ class TDMPC(PolicyAgent):
         self.register_buffer("scale", torch.ones(()))
         self.discount = c.discount or discount_of(c.episode_steps)
         self.to(self.device)
-        encoder = list(self.world.encoder.parameters())
-        rest = [p for n, p in self.named_parameters() if n.startswith(("world.", "critic."))]
-        rest = [p for p in rest if not any(p is q for q in encoder)]
-        self.optimizers = {
-            "world": adam(rest, c.learning_rate),
-            "policy": adam(self.policy, c.learning_rate, eps=1e-5),
-        }
-        self.optimizers["world"].add_param_group({"params": encoder, "lr": 0.3 * c.learning_rate})
         if self.device.type == "cuda":
             self.compile_update()
 
@@ -247,6 +239,15 @@ class TDMPC(PolicyAgent):
         return {k: v for k, v in self.state_dict().items() if not k.startswith("target_critic.")}
 
     # Learning -----------------------------------------------------------------------------------------------
+
+    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One for model and values, in which the encoder learns more slowly, and one for the policy."""
+        rate = self.config.learning_rate
+        encoder = list(self.world.encoder.parameters())
+        rest = [p for n, p in self.named_parameters() if n.startswith(("world.", "critic."))]
+        world = adam([p for p in rest if not any(p is q for q in encoder)], rate)
+        world.add_param_group({"params": encoder, "lr": 0.3 * rate})
+        return {"world": world, "policy": adam(self.policy, rate, eps=1e-5)}
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
         """Make `count` gradient steps; returns the means of what is measured."""
