@@ -13,6 +13,8 @@ setup(
         ("share/mbrl_bringup", ["package.xml"]),
         ("share/mbrl_bringup/launch", glob("launch/*.py")),
         ("share/mbrl_bringup/config", glob("config/*.yaml")),
+        ("share/mbrl_bringup/config/dm_control", glob("config/dm_control/*.yaml")),
+        ("share/mbrl_bringup/config/gymnasium", glob("config/gymnasium/*.yaml")),
         ("share/mbrl_bringup/rviz", glob("rviz/*.rviz")),
     ],
     install_requires=["setuptools"],

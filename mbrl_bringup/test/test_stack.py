@@ -39,6 +39,13 @@ def test_each_task_has_parameters_of_its_own_that_its_nodes_accept(task: str) ->
     assert by_name(resolve({"task": task}))["sim_node"].configuration["task"] == task
 
 
+@pytest.mark.parametrize("task", ["dm_control/reacher-easy", "gymnasium/InvertedPendulum-v5"])
+def test_a_task_of_a_family_may_have_parameters_too(task: str) -> None:
+    assert share(f"config/{task}.yaml").is_file()
+    policy = by_name(resolve({"task": task, "agent": "mbpo"}))["policy_node"]
+    assert policy.configuration["mbpo.hidden"] == [128, 128]
+
+
 @pytest.mark.parametrize("task", ["dm_control/cheetah-run", "gymnasium/CartPole-v1"])
 def test_a_task_of_a_family_is_a_task(task: str) -> None:
     stack = by_name(resolve({"task": task}))
