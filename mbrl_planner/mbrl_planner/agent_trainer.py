@@ -80,6 +80,8 @@ class AgentTrainer:
         self.dataset = dataset or (folder / DATASET if folder else None)
         self.checkpoint = checkpoint or (folder / CHECKPOINT if folder else None)
         self.spec: Spec = agent.spec
+        if agent.device.type == "cuda":
+            agent.compile_update()
         self.buffer = ReplayBuffer(self.spec)
         self.events: list[str] = []
         self.mark = Mark()

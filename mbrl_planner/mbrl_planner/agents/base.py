@@ -164,6 +164,9 @@ class PolicyAgent(nn.Module):
         """
         return self.make_optimizers()
 
+    def compile_update(self) -> None:
+        """Let PyTorch compile what a gradient step computes. Called before learning on CUDA."""
+
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """All optimisers, by name."""
         return {}

@@ -108,8 +108,6 @@ class Dreamer(PolicyAgent):
         self.slow_actor = copy.deepcopy(self.actor).requires_grad_(False) if slow else None
         self.register_buffer("range", torch.zeros(2))  # low and high quantile of returns, moving
         self.to(self.device)
-        if self.device.type == "cuda":
-            self.compile_update()
 
     def compile_update(self) -> None:
         """Compile what a gradient step computes again and again: the steps of the filter and of dreams."""

@@ -78,8 +78,6 @@ class SAC(PolicyAgent):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.nn.Parameter(torch.tensor(c.temperature).log())
         self.to(self.device)
-        if self.device.type == "cuda":
-            self.compile_update()
 
     def compile_update(self) -> None:
         """Compile what a gradient step computes."""

@@ -141,8 +141,6 @@ class TDMPC(PolicyAgent):
         self.register_buffer("scale", torch.ones(()))
         self.discount = c.discount or discount_of(c.episode_steps)
         self.to(self.device)
-        if self.device.type == "cuda":
-            self.compile_update()
 
     def compile_update(self) -> None:
         """Compile what a gradient step computes."""
