@@ -49,10 +49,10 @@ def data(reward: float | None = None) -> ReplayBuffer:
 def agent_with(**values: float) -> TDMPC:
     """An agent whose values are constants: of the critic, and of each member of the target."""
     agent = TDMPC(SPEC, replace(SMALL, critics=3, discount=0.9))
-    head, ends = agent.critic.two_hot, agent.target_critic.net.biases[-1]
+    head, ends = agent.critic.two_hot, agent.slow_critic.net.biases[-1]
     for member, value in enumerate((1.0, 2.0, 4.0)):
         ends.data[member, 0] = head.encode(torch.tensor(value)).clamp(min=1e-30).log()
-    agent.critic.load_state_dict(agent.target_critic.state_dict())
+    agent.critic.load_state_dict(agent.slow_critic.state_dict())
     return agent
 
 
@@ -73,7 +73,7 @@ def test_target_is_reward_plus_the_discounted_lesser_of_two_values_and_stops_at_
 
 def test_a_plan_is_worth_its_discounted_rewards_and_the_mean_value_at_its_end():
     agent, plans = agent_with(), torch.rand(2, 5, 3, 1) * 2 - 1
-    head, last = agent.world.two_hot, agent.world.reward_head.layers[-1]
+    head, last = agent.slow_world.two_hot, agent.slow_world.reward_head.layers[-1]
     last.bias.data.copy_(head.encode(torch.tensor(0.5)).clamp(min=1e-30).log())
     worth = agent.returns(torch.rand(2, 16), plans)
     expected = 0.5 * (1 + 0.9 + 0.81) + 0.729 * (1 + 2 + 4) / 3
@@ -82,8 +82,8 @@ def test_a_plan_is_worth_its_discounted_rewards_and_the_mean_value_at_its_end():
 
 def test_a_predicted_end_takes_away_what_comes_after():
     agent = TDMPC(SPEC, replace(SMALL, termination=True, discount=1.0))
-    agent.world.end_head.layers[-1].bias.data.fill_(np.log(3.0))  # ends with probability 3 / 4
-    head, last = agent.world.two_hot, agent.world.reward_head.layers[-1]
+    agent.slow_world.end_head.layers[-1].bias.data.fill_(np.log(3.0))  # ends with probability 3 / 4
+    head, last = agent.slow_world.two_hot, agent.slow_world.reward_head.layers[-1]
     last.bias.data.copy_(head.encode(torch.tensor(1.0)).clamp(min=1e-30).log())
     worth = agent.returns(torch.rand(1, 16), torch.zeros(1, 2, 3, 1))
     assert torch.allclose(worth, torch.full((1, 2), 1 + 1 / 4 + 1 / 16), atol=1e-3)
@@ -112,6 +112,26 @@ def test_the_policy_step_moves_the_policy_alone_and_the_range_of_values_slowly()
     assert changed == {"policy"}  # the values are constants: their range is below one, and is taken as one
 
 
+def test_acts_with_moving_averages_of_all_that_it_learns():
+    agent = TDMPC(SPEC, replace(SMALL, target_rate=0.25))
+    before = {k: v.clone() for k, v in agent.acting_state().items()}
+    agent.advance(data(), None, 1)
+    learned = dict(agent.named_parameters())
+    for name, value in agent.acting_state().items():
+        expected = torch.lerp(before[name], learned[name.removeprefix("slow_")], 0.25)
+        torch.testing.assert_close(value, expected)
+    obs = {"vector": torch.ones(1, 2)}
+    actions = []
+    for _ in range(2):
+        agent.seed(0)
+        carry = agent.observe(obs, None, first=torch.tensor([True]), prev_action=None)
+        actions.append(agent.choose(carry, explore=True)[0])
+        for network in (agent.world, agent.policy, agent.critic):
+            for parameter in network.parameters():
+                parameter.data.fill_(torch.nan)  # acting has nothing to do with these
+    assert torch.equal(*actions)
+
+
 def test_a_plan_ages_with_the_steps_and_an_episode_that_begins_forgets_it():
     agent, obs = TDMPC(SPEC, SMALL), {"vector": torch.zeros(2, 2)}
     carry = agent.observe(obs, None, first=torch.tensor([True, True]), prev_action=None)
@@ -130,9 +150,9 @@ def test_actions_under_way_are_taken_into_account():
     carry = agent.observe(obs, None, first=torch.tensor([True]), prev_action=None)
     pending = torch.tensor([[[0.5], [-1.0]]])
     agent.choose(carry, pending=pending)
-    z = agent.world.encode(obs["vector"])
+    z = agent.slow_world.encode(obs["vector"])
     for action in pending.unbind(1):
-        z = agent.world.next(z, action)
+        z = agent.slow_world.next(z, action)
     assert torch.allclose(heard[0], z)
 
 

@@ -70,7 +70,9 @@ class TDMPCConfig(PolicyConfig):
     entropy: Annotated[float, Field(ge=0, description="weight of the policy's entropy, in scaled values")] = (
         1e-4
     )
-    target_rate: Annotated[float, Field(gt=0, le=1, description="how fast target values follow [1]")] = 0.01
+    target_rate: Annotated[
+        float, Field(gt=0, le=1, description="how fast the networks of targets and acting follow [1]")
+    ] = 0.01
     discount: Annotated[
         float, Field(ge=0, le=1, description="of rewards a step later; 0 = from `episode_steps` [1]")
     ] = 0.0
@@ -124,7 +126,12 @@ class Values(nn.Module):
 
 
 class TDMPC(PolicyAgent):
-    """Learns encoder, latent dynamics, rewards, values and a policy together, and acts by MPPI."""
+    """Learns encoder, latent dynamics, rewards, values and a policy together, and acts by MPPI.
+
+    It acts with moving averages of all networks, where the paper only averages the values of its targets. A
+    small network goes back and forth between gradient steps, and what was learned a moment ago can fail where
+    the average of the last hundred steps does not (Polyak & Juditsky, 1992).
+    """
 
     Config = TDMPCConfig
     scale: Tensor  # range of the values, 5 to 95 %
@@ -137,7 +144,9 @@ class TDMPC(PolicyAgent):
         self.world = LatentDynamics(spec, LatentDynamicsConfig(**options, discount=c.rho), seed=seed)
         self.policy = Prior(c.latent, actions, c.hidden)
         self.critic = Values(c.critics, c.latent, actions, c.critic_hidden, c.bins)
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.slow_world = copy.deepcopy(self.world).requires_grad_(False)
+        self.slow_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("scale", torch.ones(()))
         self.discount = c.discount or discount_of(c.episode_steps)
         self.to(self.device)
@@ -170,10 +179,10 @@ class TDMPC(PolicyAgent):
         self, carry: Memory, *, pending: Tensor | None = None, explore: bool = False
     ) -> tuple[Tensor, Memory]:
         """Search from the newest observation, through what is under way; the plan [B, H, A]."""
-        latent = self.world.encode(carry.obs)
+        latent = self.slow_world.encode(carry.obs)
         if pending is not None:
             for action in pending.to(self.device).unbind(1):
-                latent = self.world.next(latent, action)
+                latent = self.slow_world.next(latent, action)
         actions, mean = self.plan(latent, carry.guess, explore)
         return actions, Memory(carry.obs, Guess(mean))
 
@@ -212,16 +221,16 @@ class TDMPC(PolicyAgent):
         z = latent.repeat_interleave(count, 0)
         for t in range(self.config.horizon):
             if t:
-                z = self.world.next(z, actions[-1])
-            actions.append(self.policy.draw(z, self.noise))
+                z = self.slow_world.next(z, actions[-1])
+            actions.append(self.slow_policy.draw(z, self.noise))
         return torch.stack(actions, 1).unflatten(0, (len(latent), count))
 
     def returns(self, latent: Tensor, plans: Tensor) -> Tensor:
         """What plans [B, N, H, A] are worth from latents [B, Z]: [B, N] (TD-MPC2, equation 6)."""
-        rollout = self.world.imagine(latent, plans)
+        rollout = self.slow_world.imagine(latent, plans)
         steps = torch.arange(plans.shape[2], device=self.device)
         reward = rollout.reward[:, :, 0] @ self.discount**steps
-        going, alive = self.world.going_on(rollout.last), rollout.alive[..., -1]
+        going, alive = self.slow_world.going_on(rollout.last), rollout.alive[..., -1]
         alive = alive if going is None else alive * going
         worth = reward + self.discount ** plans.shape[2] * (alive * self.terminal(rollout.last))[..., 0]
         return worth.nan_to_num(nan=-torch.inf)
@@ -229,12 +238,12 @@ class TDMPC(PolicyAgent):
     def terminal(self, latent: Tensor) -> Tensor:
         """The mean of all values of what the policy would do in latents [..., Z]: [...]."""
         flat = latent.flatten(0, -2)
-        action = self.policy.draw(flat, self.noise)
-        return self.critic.of(flat, action).mean(0).view(latent.shape[:-1])
+        action = self.slow_policy.draw(flat, self.noise)
+        return self.slow_critic.of(flat, action).mean(0).view(latent.shape[:-1])
 
     def acting_state(self) -> dict[str, Tensor]:
-        """All but the target values."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("target_critic.")}
+        """The slow networks."""
+        return {k: v for k, v in self.state_dict().items() if k.startswith("slow_")}
 
     # Learning -----------------------------------------------------------------------------------------------
 
@@ -267,7 +276,12 @@ class TDMPC(PolicyAgent):
         descend(loss, self.optimizers["world"], c.clip)
         measured = {name: value.detach() for name, value in losses.items()}
         measured |= self.step_policy(path.detach())
-        follow(self.target_critic, self.critic, c.target_rate)
+        for slow, learned in (
+            (self.slow_world, self.world),
+            (self.slow_policy, self.policy),
+            (self.slow_critic, self.critic),
+        ):
+            follow(slow, learned, c.target_rate)
         return measured
 
     def value_loss(self, path: Tensor, seen: Tensor, batch: Trajectory) -> Tensor:
@@ -292,7 +306,7 @@ class TDMPC(PolicyAgent):
         """
         flat = seen.flatten(0, -2)
         action = self.policy.draw(flat, self.generator)
-        value = self.target_critic.of(flat, action, self.two()).amin(0).view(reward.shape)
+        value = self.slow_critic.of(flat, action, self.two()).amin(0).view(reward.shape)
         return reward + self.discount * (~terminated) * value
 
     def two(self) -> Tensor:
