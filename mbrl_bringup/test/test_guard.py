@@ -322,8 +322,8 @@ class Anything(RuleBasedStateMachine):
     @rule()
     def begins_an_episode(self) -> None:
         """Most of what matters happens while it runs, which chance alone seldom brings about."""
-        self.all_is_well_for_a_while()
         self.disarms()
+        self.all_is_well_for_a_while()
         self.arms()
         self.runs()
         assert self.guard.phase is Phase.RUNNING
