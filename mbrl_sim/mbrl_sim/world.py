@@ -165,7 +165,7 @@ class World:
         if self.settings.mode != "lockstep" or not self.waiting:
             return None
         self._release_silent(now)
-        if now - self._sent < self.settings.repeat_period:
+        if now < self._sent + self.settings.repeat_period:  # a difference of times would round
             return None
         self._sent = now
         self.repeated += 1

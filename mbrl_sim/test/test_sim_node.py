@@ -232,7 +232,7 @@ def test_worlds_of_other_libraries_keep_the_contract():
         assert spec == make_task("dm_control/reacher-easy", 2).spec
         world.advance(0.5, -0.5)
         state = world.advance(0.5, -0.5)
-        assert (state.step, list(state.action), len(state.observation)) == (2, [0.5, -0.5], 6)
+        assert (state.step, list(state.action), len(state.observation)) == (2, [0.5, -0.5], 7)
         assert math.isfinite(state.reward)
         assert world.reset(seed=3).error_code == Reset.Result.OK
         eventually(lambda: world.newest.episode == 1, "no second episode")

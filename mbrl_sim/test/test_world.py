@@ -61,6 +61,12 @@ def test_lockstep_repeats_an_unanswered_state_and_only_then():
     assert sim.repeat(0.75) is following
 
 
+def test_a_state_is_repeated_once_its_time_has_come_whatever_the_clock_reads():
+    sim = world(repeat_period=0.25)
+    state = sim.reset(0.0002)  # 0.0002 + 0.25 - 0.0002 is less than 0.25
+    assert sim.repeat(0.0002 + 0.25) is state
+
+
 def test_the_answer_to_a_repeated_state_changes_nothing():
     sim = world()
     state = sim.reset(0.0)
