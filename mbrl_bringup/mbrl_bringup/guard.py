@@ -79,12 +79,11 @@ class Guard:
         self.settings = c = settings
         check(c)
         self.phase, self.reason, self.late_periods, self.speed = Phase.DISARMED, "", 0, 1.0
-        self._low, self._high = (np.array([getattr(j, end) for j in c.joints]) for end in ("low", "high"))
-        self._rate, self._damping = (
-            np.array([getattr(j, name) for j in c.joints]) for name in ("rate", "damping")
+        self._low, self._high, self._rate, self._damping = (
+            np.array([getattr(joint, name) for joint in c.joints])
+            for name in ("low", "high", "rate", "damping")
         )
-        kinds = np.array([joint.kind for joint in c.joints])
-        self._holds = kinds == "position"
+        self._holds = np.array([joint.kind == "position" for joint in c.joints])
         self._sent = np.zeros(len(c.joints))  # the last command; without meaning while disarmed
         self._reading: Reading | None = None  # the newest, if it was good
         self._read = self._ticked = self._beat = -math.inf  # when there was a reading, a tick, a heartbeat
@@ -120,7 +119,7 @@ class Guard:
         """So many others publish commands to the robot."""
         self._others = others
         if others:
-            self.trip(f"{others} other publisher{'s' * (others > 1)} on a command topic", now)
+            self.trip(self._crowd(), now)
 
     def trip(self, reason: str, now: float) -> None:
         """Something is wrong: end all motion, and hold."""
@@ -260,6 +259,9 @@ class Guard:
                 return f"'{bound.name}' is {value:.4g}, not within {bound.low:.4g} and {bound.high:.4g}"
         return ""
 
+    def _crowd(self) -> str:
+        return f"{self._others} other publisher{'s' * (self._others > 1)} on a command topic"
+
     def _unfit(self, now: float, without_timeout: bool) -> str:
         c = self.settings
         if self.phase in (Phase.ARMED, Phase.RUNNING):
@@ -274,7 +276,7 @@ class Guard:
         if self._stopped:
             return "the emergency stop is pressed"
         if self._others:
-            return f"{self._others} other publisher{'s' * (self._others > 1)} on a command topic"
+            return self._crowd()
         if c.heartbeat and now - self._beat > c.heartbeat:
             return "the emergency stop sends no heartbeat"
         if self._reading is None or now - self._read > c.max_age:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.spec import repeated
 
 
 @config
@@ -74,14 +75,13 @@ def check(c: GuardConfig) -> None:
         )
     if c.trip_above and not c.slow_above < c.trip_above:
         raise UserError(f"slow_above is {c.slow_above}, but must be below trip_above, {c.trip_above}")
-    names = [entry.name for entry in c.joints]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"joint '{name}' appears twice")
-    ranges = [(entry.name, entry.low, entry.high) for entry in c.joints]
-    for name, low, high in (*ranges, *((entry.name, entry.low, entry.high) for entry in c.bounds)):
-        if not low < high:
-            raise UserError(f"'{name}' has low {low}, which must be below its high, {high}")
+    twice = repeated(joint.name for joint in c.joints)
+    if twice:
+        raise UserError(f"joint '{twice}' appears twice")
+    limited: tuple[Joint | Bound, ...] = (*c.joints, *c.bounds)
+    for entry in limited:
+        if not entry.low < entry.high:
+            raise UserError(f"'{entry.name}' has low {entry.low}, which must be below its high, {entry.high}")
     for joint in c.joints:
         if joint.kind != "position" and not joint.low <= 0.0 <= joint.high:
             raise UserError(

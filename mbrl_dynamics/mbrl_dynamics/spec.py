@@ -72,9 +72,9 @@ class Spec:
 
     def __post_init__(self) -> None:
         for vector in (self.observation, self.action):
-            repeated = _repeated(element.name for element in vector)
-            if repeated:
-                raise ValueError(f"element '{repeated}' appears twice")
+            twice = repeated(element.name for element in vector)
+            if twice:
+                raise ValueError(f"element '{twice}' appears twice")
         if not (self.control_period > 0 and math.isfinite(self.control_period)):
             raise ValueError(f"control_period is {self.control_period} s, but must be positive")
         if self.action_delay_steps < 0:
@@ -177,7 +177,8 @@ class Spec:
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _repeated(names: Iterable[str]) -> str | None:
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None = each is there once."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -26,7 +26,7 @@ def task(name: str) -> Callable[..., AdaptedTask]:
     """What makes the task `domain-task` of the suite.
 
     Its frame is dm_control's control timestep, and its observation all arrays of the observation spec, one
-    after another. The angle of a joint that can turn for ever comes as its cosine and sine.
+    after another. An angle that HINTS names comes as its cosine and sine.
 
     Raises:
         UserError: there is none of that name, or dm_control is not installed.

@@ -52,8 +52,9 @@ def circled(raw: list[Element], angles: tuple[int, ...]) -> list[Element]:
 
 def on_circles(values: NDArray[np.float64], angles: tuple[int, ...]) -> NDArray[np.float64]:
     """Values [D] of which each angle [rad] is replaced by its cosine and sine, [D + number of angles]."""
-    parts = [(np.cos(v), np.sin(v)) if i in angles else (v,) for i, v in enumerate(values)]
-    return np.concatenate(parts) if angles else values
+    if not angles:
+        return values
+    return np.concatenate([(np.cos(v), np.sin(v)) if i in angles else (v,) for i, v in enumerate(values)])
 
 
 def sentence(error: Exception) -> str:
