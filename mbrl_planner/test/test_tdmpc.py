@@ -156,6 +156,14 @@ def test_actions_under_way_are_taken_into_account():
     assert torch.allclose(heard[0], z)
 
 
+def test_it_can_search_without_proposals_of_the_policy():
+    agent = TDMPC(SPEC, replace(SMALL, policy_plans=0))
+    carry = agent.observe(
+        {"vector": torch.ones(2, 2)}, None, first=torch.ones(2, dtype=bool), prev_action=None
+    )
+    assert agent.choose(carry)[0].shape == (2, 3, 1)
+
+
 def test_the_discount_looks_a_fifth_of_an_episode_ahead():
     assert discount_of(500) == pytest.approx(0.99)
     assert discount_of(10) == 0.95 and discount_of(100_000) == 0.995
