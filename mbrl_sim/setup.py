@@ -18,6 +18,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "driver_node = mbrl_sim.ros.driver_node:main",
             "sim_node = mbrl_sim.ros.sim_node:main",
         ],
         "mbrl.tasks": [

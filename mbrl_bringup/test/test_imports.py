@@ -21,8 +21,8 @@ MAY_IMPORT = {
 ROS = frozenset(
     {
         *("rclpy", "mbrl_msgs", "action_msgs", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs"),
-        *("rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "unique_identifier_msgs"),
-        *("visualization_msgs", "launch", "launch_ros"),
+        *("rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs"),
+        *("unique_identifier_msgs", "visualization_msgs", "launch", "launch_ros"),
     }
 )
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package / package).rglob("*.py"))]

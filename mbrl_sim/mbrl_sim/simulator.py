@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -89,7 +91,7 @@ class Simulator(Drawing):
         frames = [self._observation]
         fault = ""
         for _ in range(self.task.action_repeat):
-            fault = self._advance(1)
+            fault = self._advance(self._substeps)
             observation = self.task.observe(self.model, self.data)
             if not fault and not np.isfinite(observation).all():
                 fault = "an observation is not finite"
@@ -111,8 +113,32 @@ class Simulator(Drawing):
         Returns:
             MuJoCo's warning in one sentence; empty if all is well.
         """
+        return self._unseen(action, periods * self.task.action_repeat * self._substeps)
+
+    def substep(self, action: ArrayLike) -> str:
+        """Simulate one step of the physics, without observing or rewarding it; returns as `coast`."""
+        return self._unseen(action, 1)
+
+    def refine(self, longest: float) -> float:
+        """Divide the steps of the physics until none is longer than this [s]; frames stay as they are.
+
+        Returns:
+            The length of a step now [s].
+        """
+        parts = max(1, math.ceil(self.model.opt.timestep / longest - 1e-9))
+        self.model.opt.timestep /= parts
+        self._substeps *= parts
+        return float(self.model.opt.timestep)
+
+    @property
+    def time(self) -> float:
+        """Simulated time since the episode began [s]."""
+        return float(self.data.time)
+
+    def _unseen(self, action: ArrayLike, steps: int) -> str:
+        """Simulate physics steps without observing or rewarding them; the fault, if any."""
         self.data.ctrl[:] = np.asarray(action, dtype=np.float64) / self._gear
-        fault = self._advance(periods * self.task.action_repeat)
+        fault = self._advance(steps)
         observation = self.task.observe(self.model, self.data)
         if not fault and not np.isfinite(observation).all():
             fault = "an observation is not finite"
@@ -120,14 +146,8 @@ class Simulator(Drawing):
             self._observation = observation
         return fault
 
-    @property
-    def time(self) -> float:
-        """Simulated time since the episode began [s]."""
-        return float(self.data.time)
-
-    def _advance(self, frames: int) -> str:
-        """Simulate frames; the fault, if any."""
-        steps = frames * self._substeps
+    def _advance(self, steps: int) -> str:
+        """Simulate physics steps; the fault, if any."""
         if self._after_step is None:
             mujoco.mj_step(self.model, self.data, steps)
         else:

@@ -1,0 +1,139 @@
+"""A stand-in for a robot with ros2_control: `joint_states`, a topic of efforts, `home` and `fault`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.time import Time
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import SetBool, Trigger
+
+from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.ros.convert import doubles, vector
+from mbrl_dynamics.ros.node import BaseNode, run
+from mbrl_dynamics.ros.params import Params
+from mbrl_sim.driver import Driver, DriverConfig
+
+_STEADY = 0.02  # the physics is looked after this often, however seldom it is measured [s]
+
+Response = TypeVar("Response", Trigger.Response, SetBool.Response)
+
+
+class DriverNode(BaseNode):
+    """A Driver with topics, in real time. It speaks standard messages only, as a robot would."""
+
+    def __init__(self) -> None:
+        super().__init__("driver_node")
+        self.settings: DriverConfig = Params(self, {"": DriverConfig})[""]
+        self.driver = Driver(self.settings, time.monotonic())
+        self._joint_publisher = self.create_publisher(JointState, "joint_states", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "diagnostics", 10)
+        try:
+            self.create_subscription(
+                Float64MultiArray, self.settings.command_topic, self.guarded(self._on_command), 1
+            )
+        except InvalidTopicNameException:
+            raise UserError(
+                f"parameter 'command_topic' is '{self.settings.command_topic}', but it is no name of a topic"
+            ) from None
+        self.create_service(Trigger, "home", self._on_home)
+        self.create_service(SetBool, "fault", self._on_fault_switch)
+        self.steady_timer(1.0 / self.settings.rate, self._measure)
+        self.steady_timer(_STEADY, lambda: self.driver.advance(time.monotonic()))
+        self.steady_timer(1.0, self._diagnose)
+        self.get_logger().info(
+            f"robot {self.settings.task}: efforts of {', '.join(self.driver.command_joints)} "
+            f"on {self.settings.command_topic}"
+        )
+
+    def _on_command(self, msg: Float64MultiArray) -> None:
+        why = self.driver.command(vector(msg.data), time.monotonic())
+        if why:
+            self.get_logger().warning(f"a command is refused: {why}", throttle_duration_sec=1.0)
+
+    def _measure(self) -> None:
+        now, clock = time.monotonic(), self.get_clock().now()
+        measured = self.driver.measurement(now)
+        if measured is None:
+            return
+        age = round((now - measured.taken) * 1e9)
+        message = JointState(name=list(measured.names))
+        message.header.stamp = Time(nanoseconds=max(0, clock.nanoseconds - age)).to_msg()
+        message.position = doubles(measured.positions)
+        message.velocity = doubles(measured.velocities)
+        message.effort = doubles(measured.efforts)
+        self._joint_publisher.publish(message)
+
+    def _on_home(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._carry_out(lambda: self.driver.home(time.monotonic()), response, "the robot is home")
+
+    def _on_fault_switch(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        said = "the drives have dropped out" if request.data else "the drives are back"
+        return self._carry_out(lambda: self._switch(request.data), response, said)
+
+    def _switch(self, fault: bool) -> None:
+        self.driver.advance(time.monotonic())
+        self.driver.fault(fault)
+
+    def _carry_out(self, order: Callable[[], None], response: Response, said: str) -> Response:
+        """Do what a service asks; why it cannot be done, in one sentence."""
+        try:
+            order()
+        except UserError as error:
+            response.message = str(error)
+        except Exception as error:  # the caller gets an answer all the same
+            self.fault(error)
+            response.message = f"the driver failed: {error}"
+        else:
+            response.success, response.message = True, said
+        return response
+
+    def _diagnose(self) -> None:
+        driver = self.driver
+        level, text = DiagnosticStatus.OK, "ok"
+        if driver.faulty or driver.problem:
+            level, text = DiagnosticStatus.ERROR, driver.problem or "the drives have dropped out"
+        elif driver.timed_out:
+            level, text = DiagnosticStatus.WARN, "no command for too long"
+        elif self.faults:
+            level, text = DiagnosticStatus.WARN, f"{self.faults} exceptions in callbacks"
+        values = {
+            "accepted": driver.accepted,
+            "refused": driver.refused,
+            "clipped": driver.clipped,
+            "last_refusal": driver.last_refusal,
+            "timed_out": driver.timed_out,
+            "fault": driver.faulty or bool(driver.problem),
+            "dropped": driver.dropped,
+            "stalled": round(driver.stalled, 3),
+            "faults": self.faults,
+        }
+        status = DiagnosticStatus(
+            level=level,
+            name=self.get_fully_qualified_name(),
+            message=text,
+            hardware_id=self.settings.task,
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def on_fault(self, error: Exception) -> None:
+        """A driver that met an error takes the force off its motors, until the service `fault` ends that."""
+        self.driver.fault(True)
+
+
+def main() -> None:
+    """Entry point of `driver_node`."""
+    sys.exit(run(DriverNode))
+
+
+if __name__ == "__main__":
+    main()
