@@ -15,12 +15,14 @@ setup(
         ("share/mbrl_bringup/config", glob("config/*.yaml")),
         ("share/mbrl_bringup/config/dm_control", glob("config/dm_control/*.yaml")),
         ("share/mbrl_bringup/config/gymnasium", glob("config/gymnasium/*.yaml")),
+        ("share/mbrl_bringup/config/robots", glob("config/robots/*.yaml")),
         ("share/mbrl_bringup/rviz", glob("rviz/*.rviz")),
     ],
     install_requires=["setuptools"],
     entry_points={
         "console_scripts": [
             "mbrl = mbrl_bringup.cli:main",
+            "robot_bridge = mbrl_bringup.ros.robot_bridge_node:main",
         ],
     },
 )

@@ -139,7 +139,7 @@ class Guard:
         Returns:
             Why this is refused, in one sentence; empty if it is not.
         """
-        refused = self._unfit(now, without_timeout)
+        refused = self.unfit(now, without_timeout)
         if refused:
             return refused
         assert self._reading is not None
@@ -262,7 +262,8 @@ class Guard:
     def _crowd(self) -> str:
         return f"{self._others} other publisher{'s' * (self._others > 1)} on a command topic"
 
-    def _unfit(self, now: float, without_timeout: bool) -> str:
+    def unfit(self, now: float, without_timeout: bool = False) -> str:
+        """Why it cannot be armed now, in one sentence; empty if it can."""
         c = self.settings
         if self.phase in (Phase.ARMED, Phase.RUNNING):
             return "it is armed already"

@@ -34,12 +34,9 @@ class Bound:
 
 
 @config
-class GuardConfig:
+class GuardSettings:
     """When motion is slowed down, bridged or ended."""
 
-    joints: Annotated[tuple[Joint, ...], Field(min_length=1, description="elements of the command")]
-    bounds: Annotated[tuple[Bound, ...], Field(description="what is watched")] = ()
-    period: Annotated[float, Field(gt=0, description="between two commands [s]")] = 0.01
     tail_steps: Annotated[
         int, Field(ge=2, description="a late plan's tail bridges at most this many periods [steps]")
     ] = 5
@@ -59,6 +56,15 @@ class GuardConfig:
     trip_above: Annotated[
         float, Field(ge=0, description="disagreement at which motion ends; 0 = any is allowed")
     ] = 0.0
+
+
+@config
+class GuardConfig(GuardSettings):
+    """And what moves, and what is watched."""
+
+    joints: Annotated[tuple[Joint, ...], Field(min_length=1, description="elements of the command")] = ()
+    bounds: Annotated[tuple[Bound, ...], Field(description="what is watched")] = ()
+    period: Annotated[float, Field(gt=0, description="between two commands [s]")] = 0.01
 
 
 def check(c: GuardConfig) -> None:

@@ -5,8 +5,9 @@ Shared by the simulator and by the bridge to real robots. numpy only.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ class Choice:
     action: NDArray[np.float64]  # [A], SI, within the limits
     controller_id: str  # empty = the world's own safe action
     tail: int  # 0 = the answer itself, j = row j of a late plan, -1 = the safe action
+    disagreement: float = math.nan  # of the plan; NaN = unknown
 
 
 @dataclass
@@ -48,7 +50,7 @@ class ActionDesk:
     last_refusal: str = ""
     _world_id: WorldId = b""
     _episode: int = -1
-    _plans: dict[int, tuple[str, NDArray[np.float64]]] = field(default_factory=dict)  # step -> who, [H, A]
+    _plans: dict[int, Answer] = field(default_factory=dict)  # step -> its answer, within the limits
 
     def begin(self, world_id: WorldId, episode: int) -> None:
         """Begin an episode: answers to any other are refused from now on."""
@@ -71,7 +73,7 @@ class ActionDesk:
         self.controller_id = answer.controller_id
         if answer.step not in self._plans:  # an answer to a repeated State comes from the controller's cache
             self.accepted += 1
-            self._plans[answer.step] = answer.controller_id, self._limited(answer.values)
+            self._plans[answer.step] = replace(answer, values=self._limited(answer.values))
         return ""
 
     def refuse(self, kind: str, reason: str) -> str:
@@ -90,9 +92,9 @@ class ActionDesk:
         for stale in [s for s in self._plans if s < due - self.tail_steps]:
             del self._plans[stale]
         for tail in range(self.tail_steps + 1):
-            who, plan = self._plans.get(due - tail, ("", ()))
-            if tail < len(plan):
-                return Choice(plan[tail], who, tail)
+            plan = self._plans.get(due - tail)
+            if plan is not None and tail < len(plan.values):
+                return Choice(plan.values[tail], plan.controller_id, tail, plan.disagreement)
         return Choice(self.spec.safe_action(), "", -1)
 
     def _judge(self, answer: Answer, newest_step: int) -> tuple[str, str]:

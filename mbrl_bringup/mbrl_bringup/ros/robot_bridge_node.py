@@ -1,0 +1,194 @@
+"""A robot as a world: standard messages on one side, `state`, `action`, `spec` and `reset` on the other.
+
+It is a process of its own, never loads torch, and is the only one that publishes commands to the robot.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
+from nav_msgs.msg import Odometry
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import Bool, Empty
+from std_srvs.srv import Trigger
+
+from mbrl_bringup.robot_config import find
+from mbrl_bringup.robot_world import RobotWorld
+from mbrl_bringup.ros.robot_commands import Commands
+from mbrl_bringup.ros.robot_reset import ResetServer
+from mbrl_bringup.ros.robot_status import StatusReporter
+from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.plugins import make_task
+from mbrl_dynamics.ros.convert import answer_from_msg, seconds, spec_to_msg, transition_to_msg
+from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, run
+from mbrl_dynamics.ros.params import Params
+from mbrl_msgs.msg import Action, Spec, State
+from mbrl_msgs.srv import Arm, Pause, SingleStep
+
+LAST_WORDS = 2.0  # longest ramp to a safe command at the end [s]
+_TYPES = {
+    "sensor_msgs/JointState": JointState,
+    "sensor_msgs/Imu": Imu,
+    "nav_msgs/Odometry": Odometry,
+    "geometry_msgs/PoseStamped": PoseStamped,
+    "geometry_msgs/TwistStamped": TwistStamped,
+    "geometry_msgs/WrenchStamped": WrenchStamped,
+}
+
+
+@config
+class BridgeConfig:
+    """The parameters of `robot_bridge`."""
+
+    robot: Annotated[
+        str, Field(description="the robot's file (YAML), or the name of one that is installed")
+    ] = "cartpole"
+    limits: Annotated[
+        float, Field(gt=0, le=1, description="share of the file's limits that is allowed [1]")
+    ] = 1.0
+    passive: Annotated[bool, Field(description="a dry run: episodes run, but nothing is commanded")] = False
+
+
+class RobotBridge(BaseNode):
+    """A RobotWorld with topics. Its time is the steady clock; stamps of States are the robot's own."""
+
+    def __init__(self) -> None:
+        super().__init__("robot_bridge")
+        self.settings: BridgeConfig = Params(self, {"": BridgeConfig})[""]
+        robot = find(self.settings.robot)
+        self.world = RobotWorld(
+            robot,
+            make_task(robot.task),
+            time.monotonic(),
+            share=self.settings.limits,
+            passive=self.settings.passive,
+        )
+        self._spec_publisher = self.create_publisher(Spec, "spec", LATCHED_QOS)
+        self._state_publisher = self.create_publisher(State, "state", STREAM_QOS)
+        self._commands = None if self.settings.passive else Commands(self, robot, self.world.spec)
+        self._status = StatusReporter(self, self.world, self._state_publisher)
+        self._reset = ResetServer(self, self.world)
+        self._make_subscriptions()
+        self._period = self.world.spec.control_period
+        self._due = time.monotonic() + self._period
+        self._timer = self.steady_timer(self._period, self._tick)
+        self._spec_publisher.publish(spec_to_msg(self.world.spec, self.world.world_id))
+        self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
+
+    def _make_subscriptions(self) -> None:
+        for name, source in self.world.robot.sources.items():
+            reliable = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
+            qos = QoSProfile(depth=10, reliability=reliable)
+            self.create_subscription(_TYPES[source.type], source.topic, self._hearing(name), qos)
+        self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
+        self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
+        self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
+        self.create_service(Arm, "arm", self._on_arm)
+        self.create_service(Trigger, "stop", self._on_stop_service)
+        self.create_service(Pause, "pause", self._on_pause)
+        self.create_service(SingleStep, "single_step", self._on_single_step)
+
+    def _hearing(self, source: str) -> Any:
+        def hear(message: Any) -> None:
+            self.world.senses.take(source, message, seconds(message.header.stamp), time.monotonic())
+
+        return self.guarded(hear)
+
+    # Once a period ------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._keep_time(now)
+        if self._commands is not None:
+            self.world.guard.publishers(self._commands.others(), now)
+        beat = self.world.tick(now)
+        if beat.command is not None and self._commands is not None:
+            self._commands.send(beat.command.values)
+        if beat.state is not None:
+            self._state_publisher.publish(transition_to_msg(beat.state, self.world.spec))
+        self._reset.tick()
+        self._status.changed()
+
+    def _keep_time(self, now: float) -> None:
+        """A period that begins more than half of one late is missed; time lost is not caught up."""
+        late = now - self._due
+        self._status.lateness.append(max(late, 0.0))
+        self._status.missed_deadlines += late > self._period / 2
+        self._due = now + self._period if late > self._period / 2 else self._due + self._period
+
+    # What comes in ------------------------------------------------------------------------------------------
+
+    def _on_action(self, msg: Action) -> None:
+        self.world.offer(answer_from_msg(msg), time.monotonic())
+
+    def _on_emergency_stop(self, msg: Bool) -> None:
+        self.world.guard.stop(msg.data, time.monotonic())
+
+    def _on_heartbeat(self, _: Empty) -> None:
+        self.world.guard.heartbeat(time.monotonic())
+
+    def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
+        guard = self.world.guard
+        if not request.armed:
+            guard.disarm()
+        elif self.settings.passive:
+            response.error_msg = "this is a dry run, in which nothing is commanded"
+        else:
+            without = bool(request.without_timeout)
+            response.error_msg = guard.arm(time.monotonic(), without_timeout=without)
+        if response.error_msg:
+            response.error_code = Arm.Response.REFUSED
+        what = response.error_msg or ("armed" if request.armed else "disarmed")
+        self.get_logger().info(f"arm: {what}")
+        self._status.changed()
+        return response
+
+    def _on_stop_service(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.world.guard.trip("a person stopped it", time.monotonic())
+        response.success, response.message = True, self.world.guard.phase.name.lower()
+        self._status.changed()
+        return response
+
+    def _on_pause(self, _: Pause.Request, response: Pause.Response) -> Pause.Response:
+        response.error_code, response.error_msg = Pause.Response.UNSUPPORTED, "a robot cannot be paused"
+        return response
+
+    def _on_single_step(self, _: SingleStep.Request, response: SingleStep.Response) -> SingleStep.Response:
+        response.error_code, response.error_msg = SingleStep.Response.NOT_PAUSED, "a robot cannot be stepped"
+        return response
+
+    # When something is wrong, and at the end ----------------------------------------------------------------
+
+    def on_fault(self, error: Exception) -> None:
+        """Motion ends with an error in the bridge itself."""
+        self.world.guard.trip(f"an error in the bridge: {error}", time.monotonic())
+
+    def on_stop(self) -> None:
+        """Lead the robot to the safe command, and leave it as the last one."""
+        if self._commands is None:
+            return
+        self.world.guard.rest()
+        end, before = time.monotonic() + LAST_WORDS, None
+        while time.monotonic() < end:
+            command = self.world.guard.tick(None, time.monotonic())
+            if command is None:
+                return
+            self._commands.send(command.values)
+            if before is not None and (command.values == before).all():
+                return
+            before = command.values
+            time.sleep(self._period)
+
+
+def main() -> None:
+    """Entry point of `robot_bridge`."""
+    sys.exit(run(RobotBridge))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""robot_bridge and driver_node as processes over DDS; the test is the controller, and the judge of commands."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float64MultiArray
+from std_srvs.srv import SetBool, Trigger
+
+from mbrl_dynamics.ros.convert import answer_to_msg, transition_from_msg
+from mbrl_dynamics.ros.testing import LATCHED_QOS, eventually, isolated_domain, peer, start_node
+from mbrl_dynamics.transition import Answer
+from mbrl_msgs.action import Reset
+from mbrl_msgs.msg import Action, GuardStatus, State, WorldStatus
+from mbrl_msgs.srv import Arm
+
+BRIDGE, DRIVER = "mbrl_bringup.ros.robot_bridge_node", "mbrl_sim.ros.driver_node"
+COMMANDS = "effort_controller/commands"
+
+
+class Bench:
+    """A controller that answers every State with one force, and hears all that is said."""
+
+    def __init__(self, me) -> None:
+        self.me, self.force, self.answering = me, 3.0, True
+        self.commands = me.listen(Float64MultiArray, COMMANDS, 10)
+        self.guards = me.listen(GuardStatus, "guard_status", LATCHED_QOS)
+        self.worlds = me.listen(WorldStatus, "world_status", LATCHED_QOS)
+        self.states: list[State] = []
+        self._actions = me.publisher(Action, "action")
+        me.node.create_subscription(State, "state", self._on_state, 1000)
+        self._reset = me.action_client(Reset, "reset")
+
+    def _on_state(self, msg: State) -> None:
+        self.states.append(msg)
+        if self.answering and not (msg.terminated or msg.truncated):
+            self.answer(msg, self.force)
+
+    def answer(self, msg: State, *row: float) -> None:
+        state = transition_from_msg(msg)
+        reply = Answer(state.world_id, state.episode, state.step, "test", np.array([row] * 3))
+        self._actions.publish(answer_to_msg(reply, msg.header.stamp))
+
+    def phase(self, phase: int) -> GuardStatus:
+        eventually(lambda: bool(self.guards) and self.guards[-1].phase == phase, f"no phase {phase}")
+        return self.guards[-1]
+
+    def arm(self, **request) -> str:
+        return self.me.call(Arm, "arm", Arm.Request(armed=True, **request)).error_msg
+
+    def armed(self) -> None:
+        eventually(lambda: bool(self.guards) and not self.guards[-1].refusal, "it cannot be armed")
+        assert self.arm() == ""
+        self.phase(GuardStatus.ARMED)
+
+    def reset(self):
+        """Ask for an episode; the future of the result."""
+        assert self._reset.wait_for_server(timeout_sec=60.0)
+        accepted = self._reset.send_goal_async(Reset.Goal(seed=-1))
+        eventually(accepted.done, "no answer to the goal")
+        assert accepted.result().accepted
+        return accepted.result().get_result_async()
+
+    def running(self) -> None:
+        self.armed()
+        begun = self.reset()
+        eventually(begun.done, "no episode began")
+        result = begun.result().result
+        assert result.error_code == Reset.Result.OK, result.error_msg
+        eventually(lambda: len(self.states) > 5, "no States")
+
+
+@contextmanager
+def robot(namespace: str = "", **driver) -> Iterator[Bench]:
+    options = {"command_timeout": 0.2, **driver}
+    with (
+        isolated_domain(),
+        start_node(DRIVER, options, namespace=namespace),
+        start_node(BRIDGE, {"robot": "cartpole"}, namespace=namespace) as bridge,
+        peer(namespace=namespace) as me,
+    ):
+        bench = Bench(me)
+        bench.process = bridge
+        yield bench
+
+
+def test_an_episode_on_a_robot_and_a_safe_command_at_its_end() -> None:
+    with robot(namespace="/robot1") as bench:
+        eventually(lambda: bool(bench.guards), "the guard says nothing")
+        assert bench.guards[-1].phase == GuardStatus.DISARMED and not bench.commands
+        begun = bench.reset()
+        bench.armed()
+        eventually(begun.done, "no episode began")
+        eventually(lambda: sum(s.controller_id == "test" for s in bench.states) > 10, "nobody leads")
+        states = [transition_from_msg(state) for state in list(bench.states)]
+        assert states[0].first and states[0].step == 0
+        steps = [state.step for state in states]  # a busy machine may not see the robot in a period
+        assert steps == sorted(set(steps))
+        led = [state for state in states if state.controller_id == "test"]
+        assert all(state.action.tolist() == [3.0] for state in led)
+        for before, after in zip(states, states[1:], strict=False):
+            assert math.isfinite(after.reward) == after.follows(before)
+        assert led[-1].observation[0] > states[0].observation[0] + 0.05, "the cart moved"
+        assert bench.process.stop(signal.SIGINT) == 0
+        eventually(lambda: abs(bench.commands[-1].data[0]) < 3.0, "the last command is not safe")
+
+
+def test_what_is_wrong_trips_and_only_a_person_arms_again() -> None:
+    with robot() as bench:
+        bench.running()
+        bench.answering = False
+        bench.answer(bench.states[-1], math.nan)
+        assert "not finite" in bench.phase(GuardStatus.TRIPPED).reason
+        eventually(lambda: bench.states[-1].truncated, "the episode goes on")
+        bench.answering = True
+        bench.running()
+        rogue = bench.me.publisher(Float64MultiArray, COMMANDS, 1)
+        assert "1 other publisher" in bench.phase(GuardStatus.TRIPPED).reason
+        assert "1 other publisher" in bench.arm()
+        bench.me.node.destroy_publisher(rogue)
+        bench.running()
+        bench.me.call(Trigger, "stop", Trigger.Request())
+        assert "a person stopped it" in bench.phase(GuardStatus.TRIPPED).reason
+        bench.running()
+        button = bench.me.publisher(Bool, "emergency_stop", 10)
+        button.publish(Bool(data=True))
+        assert "emergency stop" in bench.phase(GuardStatus.TRIPPED).reason
+        assert "is pressed" in bench.arm()
+
+
+def test_a_drive_that_drops_out_ends_the_episode_and_a_new_one_begins_when_it_is_back() -> None:
+    with robot() as bench:
+        bench.running()
+        assert bench.me.call(SetBool, "fault", SetBool.Request(data=True)).success
+        eventually(lambda: bench.worlds[-1].status == WorldStatus.NEEDS_RESET, "the episode goes on")
+        assert bench.phase(GuardStatus.TRIPPED).reason
+        assert "silent" in bench.worlds[-1].last_fault or "late" in bench.worlds[-1].last_fault
+        assert bench.me.call(SetBool, "fault", SetBool.Request(data=False)).success
+        bench.states.clear()
+        bench.running()
+        assert transition_from_msg(bench.states[0]).episode == 1
+
+
+def test_a_stopped_bridge_is_noticed_by_the_driver_and_trips_when_it_goes_on() -> None:
+    with robot() as bench:
+        bench.running()
+        joints = bench.me.listen(JointState, "joint_states", 10)
+        os.kill(bench.process.pid, signal.SIGSTOP)
+        eventually(lambda: bool(joints) and joints[-1].effort[0] == 0.0, "the driver goes on pushing")
+        eventually(lambda: len(joints) > 100, "no time passes")  # a second, longer than trip_after
+        os.kill(bench.process.pid, signal.SIGCONT)
+        assert bench.phase(GuardStatus.TRIPPED).reason
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"robot": "cartpol"}, "unknown robot 'cartpol' (did you mean 'cartpole'?)"),
+        ({"robot": "./none.yaml"}, "the robot's file none.yaml cannot be read"),
+        ({"limits": 0.0}, "parameter 'limits' is 0.0"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(parameters, sentence) -> None:
+    with isolated_domain(), start_node(BRIDGE, parameters) as bridge:
+        assert bridge.wait() == 2
+        assert f"error: {sentence}" in bridge.output and "Traceback" not in bridge.output
+
+
+def test_a_dry_run_publishes_no_command() -> None:
+    with isolated_domain(), start_node(DRIVER), start_node(BRIDGE, {"passive": True}), peer() as me:
+        bench = Bench(me)
+        assert "dry run" in bench.arm()
+        eventually(bench.reset().done, "no episode began")
+        eventually(lambda: len(bench.states) > 10, "no States")
+        assert not bench.commands and me.node.count_publishers(COMMANDS) == 0
