@@ -45,7 +45,7 @@ def _given(context: LaunchContext) -> dict[str, str]:
         field.name: LaunchConfiguration(field.name).perform(context)
         for field in dataclasses.fields(StackConfig)  # type: ignore[arg-type]
     }
-    given["run_dir"] = given["run_dir"] or default_run_dir(given["task"], time.localtime())
+    given["run_dir"] = given["run_dir"] or default_run_dir(given["robot"] or given["task"], time.localtime())
     return given
 
 

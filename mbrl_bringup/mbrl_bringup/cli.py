@@ -1,4 +1,4 @@
-"""The `mbrl` command:  mbrl up | demo | train | report | compare | status | list"""
+"""The `mbrl` command:  mbrl up | demo | train | report | compare | status | arm | disarm | stop | list"""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def _up(values: dict[str, Any]) -> int:
     from mbrl_bringup.stack import StackConfig, default_run_dir, resolve
     from mbrl_bringup.supervisor import Supervisor
 
-    folder = values.get("run_dir") or default_run_dir(values.get("task", StackConfig.task), time.localtime())
+    what = values.get("robot") or values.get("task", StackConfig.task)
+    folder = values.get("run_dir") or default_run_dir(what, time.localtime())
     processes = resolve({**values, "run_dir": folder})
     print(f"mbrl: dataset and checkpoint go to {folder}", flush=True)
     for process in processes:
@@ -122,12 +123,32 @@ def _status(values: dict[str, Any]) -> int:
     return print_status(values.get("namespace", ""), float(values.get("wait", 5.0)))
 
 
+def _arm(values: dict[str, Any]) -> int:
+    from mbrl_bringup.ros.arming import arm
+
+    return arm(values.get("namespace", ""), without_timeout=bool(values.get("without_timeout")))
+
+
+def _disarm(values: dict[str, Any]) -> int:
+    from mbrl_bringup.ros.arming import arm
+
+    return arm(values.get("namespace", ""), armed=False)
+
+
+def _stop(values: dict[str, Any]) -> int:
+    from mbrl_bringup.ros.arming import stop
+
+    return stop(values.get("namespace", ""))
+
+
 def _list(values: dict[str, Any]) -> int:
     for kind in KINDS:
         more = [f"{family}/..." for family in families()] if kind == "tasks" else []
         print(f"{kind + ':':<10} {', '.join([*names(kind), *more]) or '-'}")
     return 0
 
+
+_OF_A_ROBOT = ("robot", "driver", "limits", "passive", "no_model")
 
 _COMMANDS: dict[str, tuple[str, Any]] = {
     "up": ("start the whole stack; Ctrl-C ends it", _up),
@@ -136,6 +157,9 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
     "report": ("write the report of a run's folder again", _report),
     "compare": ("draw the curves of many runs, with interquartile means over seeds", _compare),
     "status": ("say how a running stack is doing", _status),
+    "arm": ("let the controller move a robot", _arm),
+    "disarm": ("command nothing to a robot any more", _disarm),
+    "stop": ("end a robot's motion at once, until it is armed again", _stop),
     "list": ("list installed tasks, models, planners and agents", _list),
 }
 
@@ -155,7 +179,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
         for name, (text, _) in _COMMANDS.items()
     }
     _add_options(commands["up"], StackConfig)
-    _add_options(commands["demo"], StackConfig, without=("episodes", "run_dir", "record", "mode"))
+    _add_options(
+        commands["demo"], StackConfig, without=("episodes", "run_dir", "record", "mode", *_OF_A_ROBOT)
+    )
     _add_options(commands["demo"], DemoConfig)
     _add_options(commands["train"], TrainConfig)
     _add_options(commands["train"], TrainOptions)
@@ -174,6 +200,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     commands["status"].add_argument("--namespace", help="of the stack; empty = none")
     commands["status"].add_argument(
         "--wait", type=_seconds, help="how long to listen at most [s] (default: 5)"
+    )
+    for name in ("arm", "disarm", "stop"):
+        commands[name].add_argument("--namespace", help="of the robot; empty = none")
+    commands["arm"].add_argument(
+        "--without-timeout",
+        action="store_true",
+        default=None,
+        help="arm although nothing stops the robot if the bridge dies: you stop it yourself",
     )
     return parser, commands
 

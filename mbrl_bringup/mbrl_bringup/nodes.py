@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbrl_dynamics.config import build, one_of
@@ -12,20 +13,26 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.plugins import find, make_task, names
 
 if TYPE_CHECKING:
+    from mbrl_bringup.robot_config import RobotConfig
     from mbrl_bringup.stack import StackConfig
 
 NODES = {  # name -> (package, module), in the order of the flow
     "sim_node": ("mbrl_sim", "mbrl_sim.ros.sim_node"),
+    "driver_node": ("mbrl_sim", "mbrl_sim.ros.driver_node"),
+    "robot_bridge": ("mbrl_bringup", "mbrl_bringup.ros.robot_bridge_node"),
     "dynamics_node": ("mbrl_dynamics", "mbrl_dynamics.ros.dynamics_node"),
     "planner_node": ("mbrl_planner", "mbrl_planner.ros.planner_node"),
     "policy_node": ("mbrl_planner", "mbrl_planner.ros.policy_node"),
 }
 _CONFIG = {
     "sim_node": "SimConfig",
+    "driver_node": "DriverConfig",
+    "robot_bridge": "BridgeConfig",
     "dynamics_node": "DynamicsNodeConfig",
     "planner_node": "PlannerNodeConfig",
     "policy_node": "PolicyNodeConfig",
 }
+SIMULATED = ("mode", "action_repeat", "real_time_factor", "action_delay_steps")  # arguments without a robot
 FOLDERS = ("dataset", "checkpoint")  # of a run
 MPC = "mpc"  # the agent that planner_node is; all others run in policy_node
 
@@ -34,8 +41,46 @@ def wanted(stack: StackConfig) -> list[str]:
     """Names of the nodes that a stack consists of, in the order of the flow."""
     if stack.mode == "free":
         return ["sim_node"]
+    world = [*(["driver_node"] if stack.driver else []), "robot_bridge"] if stack.robot else ["sim_node"]
     learner = ["dynamics_node"] if model_kind(stack) else []
-    return ["sim_node", *learner, "planner_node" if stack.agent == MPC else "policy_node"]
+    return [*world, *learner, "planner_node" if stack.agent == MPC else "policy_node"]
+
+
+def on_robot(stack: StackConfig, given: Mapping[str, Any]) -> StackConfig:
+    """The arguments as a robot's file completes them; unchanged where there is no robot.
+
+    Args:
+        stack: the launch arguments.
+        given: those that were named.
+
+    Raises:
+        UserError: the file is not what it should be, or an argument is for simulation only.
+    """
+    if not stack.robot:
+        for name in ("limits", "passive"):
+            if getattr(stack, name) != getattr(type(stack), name):
+                raise UserError(f"argument '{name}' is for robots: name one, for example robot:=cartpole")
+        return stack
+    for name in SIMULATED:
+        if getattr(stack, name) is not None:
+            raise UserError(f"argument '{name}' is for simulation; a robot's file says how it keeps time")
+    robot = find_robot(stack.robot)
+    if given.get("task", robot.task) != robot.task:
+        raise UserError(f"argument 'task' is '{stack.task}', but robot '{stack.robot}' is for '{robot.task}'")
+    return dataclasses.replace(stack, task=robot.task, no_model=stack.no_model or "safe")
+
+
+def find_robot(name: str) -> RobotConfig:
+    """A robot's file, checked against its task.
+
+    Raises:
+        UserError: it is not what it should be.
+    """
+    from mbrl_bringup.robot_config import check_robot, find  # it finds its files with `stack`
+
+    robot = find(name)
+    check_robot(robot, make_task(robot.task).spec)
+    return robot
 
 
 def model_kind(stack: StackConfig) -> str:
@@ -71,6 +116,7 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
             "real_time_factor": stack.real_time_factor,
             "action_delay_steps": stack.action_delay_steps,
         },
+        **_robot_parameters(stack),
         "dynamics_node": {
             "model": model_kind(stack) or None,
             "seed": stack.seed,
@@ -87,6 +133,7 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
             "episodes": stack.episodes,
             "wait_for_model": True,
             "time_budget": stack.time_budget,
+            "no_model": stack.no_model,
         },
         "policy_node": {
             "task": stack.task,
@@ -99,12 +146,29 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
             "record": stack.record and "dynamics_node" not in wanted(stack),  # one node records
             "checkpoint": checkpoint,
             "episodes": stack.episodes,
-            "wait_for_model": stack.mode != "realtime",  # there it learns while it acts
+            "wait_for_model": stack.mode != "realtime" and not stack.robot,  # there it learns while it acts
+            "no_model": stack.no_model,
         },
     }
     return {
         node: {name: value for name, value in given.items() if value is not None}
         for node, given in parameters.items()
+    }
+
+
+def _robot_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
+    if not stack.robot:
+        return {}
+    robot = find_robot(stack.robot)
+    name = str(Path(stack.robot).absolute()) if Path(stack.robot).exists() else stack.robot
+    return {
+        "driver_node": {  # the stand-in is as the file says that the robot is
+            "task": robot.task,
+            "seed": stack.seed,
+            "command_topic": robot.commands[0].topic,
+            "command_timeout": robot.guard.driver_timeout,
+        },
+        "robot_bridge": {"robot": name, "limits": stack.limits, "passive": stack.passive},
     }
 
 
@@ -188,13 +252,17 @@ def check_policy(stack: StackConfig, parameters: Mapping[str, Mapping[str, Any]]
     Raises:
         UserError: it does not.
     """
-    own, world = parameters["policy_node"], parameters["sim_node"]
-    if world["image_size"]:
+    own = parameters["policy_node"]
+    if stack.robot:
+        delay = find_robot(stack.robot).action_delay_steps
+    elif parameters["sim_node"]["image_size"]:
         return  # only the world knows its cameras; the node looks itself
+    else:
+        delay = parameters["sim_node"]["action_delay_steps"]
     from mbrl_planner.policy_agents import check_deployment  # loads torch
 
     task = make_task(own["task"], own["action_repeat"])
-    spec = dataclasses.replace(task.spec, action_delay_steps=world["action_delay_steps"])
+    spec = dataclasses.replace(task.spec, action_delay_steps=delay)
     group = f"{_prefix(stack.agent)}."
     given = {key.removeprefix(group): value for key, value in own.items() if key.startswith(group)}
     check_deployment(stack.agent, spec, given, own)

@@ -45,6 +45,27 @@ class StackConfig:
         str, Field(description="planner of mpc: an installed one, or package.module:Class")
     ] = "icem"
     device: Annotated[str, Field(description="where a policy learns: cpu, cuda, cuda:1 ...")] = "cpu"
+    robot: Annotated[
+        str,
+        Field(
+            description="a robot in the simulator's place: its file (YAML), or an installed one; empty = none"
+        ),
+    ] = ""
+    driver: Annotated[
+        bool, Field(description="whether a simulated stand-in is the robot; false = its own driver runs")
+    ] = True
+    limits: Annotated[
+        float, Field(gt=0, le=1, description="share of the robot's limits that is allowed [1]")
+    ] = 1.0
+    passive: Annotated[
+        bool, Field(description="a dry run on the robot: plans are made, nothing is commanded")
+    ] = False
+    no_model: Annotated[
+        Literal["random", "wait", "safe"] | None,
+        Field(
+            description="what is done before there is a model or policy; on a robot safe, if nothing is said"
+        ),
+    ] = None
     namespace: Annotated[str, Field(description="namespace of the whole robot; empty = none")] = ""
     seed: Annotated[int, Field(ge=0, description="of the world, the model and the planner")] = 0
     mode: Annotated[
@@ -147,7 +168,7 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
             not what it should be.
     """
     given = {name: value for name, value in arguments.items() if value not in ("", None)}
-    stack = build(StackConfig, given)
+    stack = nodes.on_robot(build(StackConfig, given), given)
     for kind in ("task", "model", "planner"):
         if getattr(stack, kind):
             check(f"{kind}s", getattr(stack, kind))
@@ -180,9 +201,9 @@ def argument_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def default_run_dir(task: str, now: time.struct_time) -> str:
-    """runs/<time>-<task>, in the working directory."""
-    name = task.rpartition(":")[2].replace("/", "-")
+def default_run_dir(what: str, now: time.struct_time) -> str:
+    """runs/<time>-<name of a task, or of a robot's file>, in the working directory."""
+    name = Path(what).stem if what.endswith(".yaml") else what.rpartition(":")[2].replace("/", "-")
     return str(Path("runs", f"{time.strftime('%Y-%m-%d_%H-%M-%S', now)}-{name}").absolute())
 
 

@@ -21,8 +21,8 @@ MAY_IMPORT = {
 ROS = frozenset(
     {
         *("rclpy", "mbrl_msgs", "action_msgs", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs"),
-        *("rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs"),
-        *("unique_identifier_msgs", "visualization_msgs", "launch", "launch_ros"),
+        *("nav_msgs", "rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs"),
+        *("trajectory_msgs", "unique_identifier_msgs", "visualization_msgs", "launch", "launch_ros"),
     }
 )
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package / package).rglob("*.py"))]
@@ -127,6 +127,11 @@ def test_everything_outside_ros_folders_works_without_ros(package: str) -> None:
 
 def test_the_simulator_node_never_loads_torch() -> None:
     assert "torch" not in loaded_by("mbrl_sim.ros.sim_node", absent=frozenset({"torch"}))
+
+
+def test_a_robot_never_depends_on_torch_or_mujoco() -> None:
+    loaded = loaded_by("mbrl_bringup.ros.robot_bridge_node", absent=frozenset({"torch", "mujoco"}))
+    assert not loaded & {"torch", "mujoco"}
 
 
 def test_planning_and_learning_nodes_never_load_mujoco() -> None:

@@ -112,7 +112,7 @@ def test_a_mistake_ends_the_launch_with_exit_code_2(
 
 
 def test_each_process_can_be_found_by_ros2_run() -> None:
-    for process in resolve({}):
+    for process in [*resolve({}), *resolve({"robot": "cartpole"})]:
         prefix = Path(os.environ["AMENT_PREFIX_PATH"].split(":")[0]).parent / process.package
         candidates = [
             Path(p) / "lib" / process.package / process.executable

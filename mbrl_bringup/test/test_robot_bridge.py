@@ -1,12 +1,15 @@
-"""robot_bridge and driver_node as processes over DDS; the test is the controller, and the judge of commands."""
+"""robot_bridge and driver_node as processes over DDS; the test is the controller, and judges the commands."""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +17,19 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 
+from mbrl_bringup.cli import main
 from mbrl_dynamics.ros.convert import answer_to_msg, transition_from_msg
-from mbrl_dynamics.ros.testing import LATCHED_QOS, eventually, isolated_domain, peer, start_node
+from mbrl_dynamics.ros.testing import (
+    LATCHED_QOS,
+    NodeProcess,
+    eventually,
+    isolated_domain,
+    peer,
+    start_node,
+)
 from mbrl_dynamics.transition import Answer
 from mbrl_msgs.action import Reset
-from mbrl_msgs.msg import Action, GuardStatus, State, WorldStatus
+from mbrl_msgs.msg import Action, GuardStatus, LearnerStatus, State, WorldStatus
 from mbrl_msgs.srv import Arm
 
 BRIDGE, DRIVER = "mbrl_bringup.ros.robot_bridge_node", "mbrl_sim.ros.driver_node"
@@ -105,7 +116,7 @@ def test_an_episode_on_a_robot_and_a_safe_command_at_its_end() -> None:
         assert steps == sorted(set(steps))
         led = [state for state in states if state.controller_id == "test"]
         assert all(state.action.tolist() == [3.0] for state in led)
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in pairwise(states):
             assert math.isfinite(after.reward) == after.follows(before)
         assert led[-1].observation[0] > states[0].observation[0] + 0.05, "the cart moved"
         assert bench.process.stop(signal.SIGINT) == 0
@@ -180,3 +191,32 @@ def test_a_dry_run_publishes_no_command() -> None:
         eventually(bench.reset().done, "no episode began")
         eventually(lambda: len(bench.states) > 10, "no States")
         assert not bench.commands and me.node.count_publishers(COMMANDS) == 0
+
+
+def test_the_whole_stack_on_a_robot_waits_for_a_person_learns_and_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    up = [sys.executable, "-m", "mbrl_bringup.cli", "up", "robot:=cartpole", "no_model:=random"]
+    with isolated_domain(), NodeProcess(up) as stack, peer() as me:
+        guards = me.listen(GuardStatus, "guard_status", LATCHED_QOS)
+        states = me.listen(State, "state")
+        learners = me.listen(LearnerStatus, "learner_status", LATCHED_QOS)
+        eventually(lambda: bool(guards) and not guards[-1].refusal, "it cannot be armed")
+        eventually(lambda: bool(learners), "there is no learner")
+        assert not states
+        assert main(["arm"]) == 0
+        eventually(lambda: len(states) > 20, "nothing moves")
+        eventually(lambda: learners[-1].transitions > 0, "nothing is recorded")
+        assert any(state.controller_id == "/planner_node" for state in states)
+        assert main(["stop"]) == 0
+        eventually(lambda: guards[-1].phase == GuardStatus.TRIPPED, "it goes on")
+        assert main(["status"]) == 0
+        assert "tripped: a person stopped it" in capsys.readouterr().out
+        assert stack.stop(signal.SIGINT) == 0
+
+
+def test_arming_where_there_is_no_robot_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with isolated_domain():
+        assert main(["arm", "namespace:=nowhere"]) == 1
+    assert "no robot_bridge answers (namespace 'nowhere'" in capsys.readouterr().err

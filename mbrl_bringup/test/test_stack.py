@@ -80,6 +80,55 @@ def test_a_world_that_nobody_controls_runs_alone() -> None:
     assert [process.name for process in resolve({"mode": "free"})] == ["sim_node"]
 
 
+# A robot ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "world"),
+    [({}, ["driver_node", "robot_bridge"]), ({"driver": "false"}, ["robot_bridge"])],
+)
+def test_a_robot_takes_the_place_of_the_simulator(given: dict[str, str], world: list[str]) -> None:
+    stack = by_name(resolve({"robot": "cartpole", **given}))
+    assert list(stack) == [*world, "dynamics_node", "planner_node"]
+    assert stack["planner_node"].parameters["task"] == "cartpole_swingup"
+    assert stack["planner_node"].parameters["no_model"] == "safe", "nothing moves before somebody says so"
+    if "driver_node" in stack:
+        assert stack["driver_node"].parameters["command_timeout"] == 0.2, "as the robot's file declares"
+
+
+def test_on_a_robot_a_policy_learns_while_it_acts_and_first_data_are_asked_for_by_name() -> None:
+    stack = by_name(resolve({"robot": "cartpole", "agent": "sac", "no_model": "random", "limits": "0.2"}))
+    assert stack["policy_node"].parameters["wait_for_model"] is False
+    assert stack["policy_node"].parameters["no_model"] == "random"
+    assert stack["robot_bridge"].parameters == {"robot": "cartpole", "limits": 0.2, "passive": False}
+
+
+def test_a_file_of_the_user_is_a_robot_wherever_the_bridge_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(share("config/robots/cartpole.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    bridge = by_name(resolve({"robot": "mine.yaml"}))["robot_bridge"]
+    assert bridge.parameters["robot"] == str(tmp_path / "mine.yaml")
+    assert Path(default_run_dir("some/mine.yaml", time.localtime())).name.endswith("-mine")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"robot": "cartpol"}, "unknown robot 'cartpol' .did you mean 'cartpole'"),
+        ({"robot": "cartpole", "task": "pendulum"}, "'task' is 'pendulum', but robot 'cartpole' is for"),
+        ({"robot": "cartpole", "mode": "lockstep"}, "argument 'mode' is for simulation"),
+        ({"robot": "cartpole", "limits": "1.5"}, "'limits' is '1.5'"),
+        ({"limits": "0.5"}, "argument 'limits' is for robots"),
+        ({"robot": "cartpole", "no_model": "wild"}, "'no_model' is 'wild'"),
+    ],
+)
+def test_a_mistake_about_a_robot_is_told_in_one_sentence(given: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        resolve(given)
+
+
 @pytest.mark.parametrize(
     ("agent", "nodes"),
     [

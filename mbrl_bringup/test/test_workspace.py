@@ -37,6 +37,7 @@ ROSDEP = {
     "scipy": "python3-scipy",
     "tensorboardX": "python3-tensorboardx-pip",
     "torch": "python3-pytorch-pip",
+    "transforms3d": "python3-transforms3d",
     "yaml": "python3-yaml",
 }
 # The keys among these, and of the tests, that rosdistro itself has.
@@ -54,6 +55,7 @@ IN_ROSDISTRO = {
     "python3-rich",
     "python3-rosbags-pip",
     "python3-scipy",
+    "python3-transforms3d",
     "python3-yaml",
 }
 

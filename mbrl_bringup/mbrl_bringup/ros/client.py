@@ -15,7 +15,15 @@ from rclpy.task import Future
 from mbrl_bringup.result import Episode
 from mbrl_dynamics.ros.node import LATCHED_QOS
 from mbrl_msgs.action import RunEpisodes
-from mbrl_msgs.msg import LearnerStatus, ModelStatus, ModelUpdate, PolicyStatus, Spec, WorldStatus
+from mbrl_msgs.msg import (
+    GuardStatus,
+    LearnerStatus,
+    ModelStatus,
+    ModelUpdate,
+    PolicyStatus,
+    Spec,
+    WorldStatus,
+)
 
 STALL = 15.0  # without any progress, after which a goal is given again: its server was restarted [s]
 KEPT_MODELS = 3
@@ -41,6 +49,7 @@ class StackClient:
 
     Attributes:
         spec, world, learner: the newest message of each latched topic; None = not heard yet.
+        guard: the newest status of a robot's guard; None = not heard yet, or there is none.
         policy: the newest status of a policy; None = not heard yet, or there is none.
         models: the newest ModelStatus by node name.
         updates: the newest few models by version, if asked for.
@@ -59,6 +68,7 @@ class StackClient:
         self.world: WorldStatus | None = None
         self.learner: LearnerStatus | None = None
         self.policy: PolicyStatus | None = None
+        self.guard: GuardStatus | None = None
         self.models: dict[str, ModelStatus] = {}
         self.updates: dict[int, ModelUpdate] = {}
         self.feedback: RunEpisodes.Feedback | None = None
@@ -72,6 +82,7 @@ class StackClient:
             (LearnerStatus, "learner_status", self._on_learner),
             (ModelStatus, "model_status", self._on_model),
             (PolicyStatus, "policy_status", self._on_policy),
+            (GuardStatus, "guard_status", self._on_guard),
         ):
             self.node.create_subscription(message, topic, callback, LATCHED_QOS)
         if keep_models:
@@ -249,6 +260,9 @@ class StackClient:
         if message.status == PolicyStatus.LEARNING:
             self._touch()
         self.policy = message
+
+    def _on_guard(self, message: GuardStatus) -> None:
+        self.guard = message
 
     def _on_model(self, message: ModelStatus) -> None:
         self.models[message.node] = message

@@ -9,7 +9,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from mbrl_bringup.ros.client import StackClient
-from mbrl_msgs.msg import LearnerStatus, ModelStatus, PolicyStatus, Spec, WorldStatus
+from mbrl_msgs.msg import GuardStatus, LearnerStatus, ModelStatus, PolicyStatus, Spec, WorldStatus
 
 NOTHING_HEARD = 1  # exit code
 SETTLE = 0.5  # after the first message the others are not far [s]
@@ -30,6 +30,12 @@ _POLICY = {
     PolicyStatus.LEARNING: "learning",
     PolicyStatus.FAILED: "failed",
     PolicyStatus.OFF: "acts only",
+}
+_GUARD = {
+    GuardStatus.DISARMED: "disarmed",
+    GuardStatus.ARMED: "armed",
+    GuardStatus.RUNNING: "running",
+    GuardStatus.TRIPPED: "tripped",
 }
 _LEARNER = {
     LearnerStatus.IDLE: "idle",
@@ -56,6 +62,7 @@ def print_status(namespace: str, wait: float) -> int:
     for text in (
         spec_text(client.spec),
         world_text(client.world),
+        *([] if client.guard is None else [guard_text(client.guard)]),
         *([] if client.policy is None else [policy_text(client.policy)]),
         *([] if client.policy is not None and client.learner is None else [learner_text(client.learner)]),
         *(model_text(status) for _, status in sorted(client.models.items())),
@@ -107,6 +114,18 @@ def world_text(world: WorldStatus | None) -> str:
         lines.append(f"          last refusal: {world.last_refusal}")
     if world.last_fault:
         lines.append(f"          last fault: {world.last_fault}")
+    return "\n".join(lines)
+
+
+def guard_text(guard: GuardStatus) -> str:
+    """The guard of a robot, in a line or two."""
+    lines = [f"guard     {_GUARD.get(guard.phase, '?')}, {guard.late_periods} periods late"]
+    if guard.passive:
+        lines[0] += ", a dry run: nothing is commanded"
+    if guard.speed < 1.0:
+        lines[0] += f", slowed down to {guard.speed:.0%}"
+    lines += [f"          tripped: {guard.reason}"] if guard.reason else []
+    lines += [f"          cannot be armed: {guard.refusal}"] if guard.refusal else []
     return "\n".join(lines)
 
 
