@@ -237,6 +237,9 @@ def test_actions_under_way_are_imagined_before_the_choice():
 def test_recalls_a_cue_after_ten_steps():
     """500 updates. Right choices with seeds 0 to 7: all, but for seed 4 (0.57: it had not yet understood);
     without their memory 0.43 or 0.57, the shares of the lights.
+
+    Seen to fail (seed 0): a filter that forgets at each step (0.43), drawn latents that pass no gradient
+    (0.57), an actor that descends where it should ascend (0.0).
     """
     agent = cue_agent(0)
     assert agent.updates == 500
