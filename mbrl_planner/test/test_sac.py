@@ -348,8 +348,8 @@ def test_svg_learns_the_point_mass() -> None:
 def test_latent_sac_finds_a_hidden_velocity(imagined: float) -> None:
     """4,000 steps and 2,000 updates; seed 0 reaches 0.86 from real data, 0.83 with imagined ones.
 
-    LQR, which sees the velocity, scores 1, and random actions 0. Seen to fail (seed 0, real data): a filter that
-    forgets at each step (-0.19), targets with the value of the state before (-0.75).
+    LQR, which sees the velocity, scores 1, and random actions 0. Seen to fail (seed 0, real data): a filter
+    that forgets at each step (-0.19), targets with the value of the state before (-0.75).
     """
     world = HiddenVelocityWorld()
     config = LatentSACConfig(
