@@ -1,4 +1,4 @@
-"""The `mbrl` command:  mbrl up | demo | train | report | compare | status | arm | disarm | stop | list"""
+"""The `mbrl` command: up, demo, train, report, compare, status, arm, disarm, stop, check-robot, list."""
 
 from __future__ import annotations
 
@@ -141,6 +141,12 @@ def _stop(values: dict[str, Any]) -> int:
     return stop(values.get("namespace", ""))
 
 
+def _check_robot(values: dict[str, Any]) -> int:
+    from mbrl_bringup.ros.robot_check import check
+
+    return check(values["robot"], values.get("namespace", ""), float(values.get("wait", 3.0)))
+
+
 def _list(values: dict[str, Any]) -> int:
     for kind in KINDS:
         more = [f"{family}/..." for family in families()] if kind == "tasks" else []
@@ -160,6 +166,7 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
     "arm": ("let the controller move a robot", _arm),
     "disarm": ("command nothing to a robot any more", _disarm),
     "stop": ("end a robot's motion at once, until it is armed again", _stop),
+    "check-robot": ("compare a robot's file with the robot", _check_robot),
     "list": ("list installed tasks, models, planners and agents", _list),
 }
 
@@ -201,7 +208,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     commands["status"].add_argument(
         "--wait", type=_seconds, help="how long to listen at most [s] (default: 5)"
     )
-    for name in ("arm", "disarm", "stop"):
+    commands["check-robot"].add_argument("robot", help="its file (YAML), or the name of an installed one")
+    commands["check-robot"].add_argument(
+        "--wait", type=_seconds, help="how long to listen after discovery [s] (default: 3)"
+    )
+    for name in ("arm", "disarm", "stop", "check-robot"):
         commands[name].add_argument("--namespace", help="of the robot; empty = none")
     commands["arm"].add_argument(
         "--without-timeout",

@@ -31,7 +31,7 @@ from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Arm, Pause, SingleStep
 
 LAST_WORDS = 2.0  # longest ramp to a safe command at the end [s]
-_TYPES = {
+MESSAGES = {  # of sources
     "sensor_msgs/JointState": JointState,
     "sensor_msgs/Imu": Imu,
     "nav_msgs/Odometry": Odometry,
@@ -84,7 +84,7 @@ class RobotBridge(BaseNode):
         for name, source in self.world.robot.sources.items():
             reliable = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
             qos = QoSProfile(depth=10, reliability=reliable)
-            self.create_subscription(_TYPES[source.type], source.topic, self._hearing(name), qos)
+            self.create_subscription(MESSAGES[source.type], source.topic, self._hearing(name), qos)
         self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
         self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
         self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
