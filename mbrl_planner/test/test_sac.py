@@ -253,6 +253,7 @@ def test_horizons_are_weighted_by_their_inverse_variance() -> None:
     torch.testing.assert_close(agent.combine(candidates), torch.tensor([expected]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_mve_learns_the_point_mass() -> None:
     """Fails if the imagined rewards are left out of the target, or its last value is not discounted."""
