@@ -33,6 +33,7 @@ _CONFIG = {
     "policy_node": "PolicyNodeConfig",
 }
 SIMULATED = ("mode", "action_repeat", "real_time_factor", "action_delay_steps")  # arguments without a robot
+PLANNING_SHARE = 0.6  # of the time until an answer is due on a robot
 FOLDERS = ("dataset", "checkpoint")  # of a run
 MPC = "mpc"  # the agent that planner_node is; all others run in policy_node
 
@@ -67,7 +68,11 @@ def on_robot(stack: StackConfig, given: Mapping[str, Any]) -> StackConfig:
     robot = find_robot(stack.robot)
     if given.get("task", robot.task) != robot.task:
         raise UserError(f"argument 'task' is '{stack.task}', but robot '{stack.robot}' is for '{robot.task}'")
-    return dataclasses.replace(stack, task=robot.task, no_model=stack.no_model or "safe")
+    budget = stack.time_budget
+    if budget is None:  # a robot does not wait, and an answer must still travel
+        period = make_task(robot.task).spec.control_period
+        budget = PLANNING_SHARE * robot.action_delay_steps * period
+    return dataclasses.replace(stack, task=robot.task, no_model=stack.no_model or "safe", time_budget=budget)
 
 
 def find_robot(name: str) -> RobotConfig:

@@ -88,7 +88,10 @@ class StackConfig:
     ] = None
     time_budget: Annotated[
         float | None,
-        Field(ge=0, description="planning stops after this long with the best so far [s]; 0 = never"),
+        Field(
+            ge=0,
+            description="planning stops after this long with the best so far [s]; 0 = never; on a robot in time",
+        ),
     ] = None
     episodes: Annotated[
         int,

@@ -92,6 +92,7 @@ def test_a_robot_takes_the_place_of_the_simulator(given: dict[str, str], world: 
     assert list(stack) == [*world, "dynamics_node", "planner_node"]
     assert stack["planner_node"].parameters["task"] == "cartpole_swingup"
     assert stack["planner_node"].parameters["no_model"] == "safe", "nothing moves before somebody says so"
+    assert stack["planner_node"].parameters["time_budget"] == pytest.approx(0.03), "a robot does not wait"
     if "driver_node" in stack:
         assert stack["driver_node"].parameters["command_timeout"] == 0.2, "as the robot's file declares"
 

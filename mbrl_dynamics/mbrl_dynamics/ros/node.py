@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import rclpy
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -47,6 +48,20 @@ class BaseNode(Node):
         self.steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.faults = 0  # exceptions caught in callbacks since the start
         self._stop = threading.Event()
+
+    # An executor asks each of its entities in turn whenever something arrives. The events of a topic (two of
+    # each publisher and subscription, to warn of QoS that do not fit) were half of them: robot_bridge took
+    # 28 % of a core with and 21 % without.
+
+    def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Node, without events unless they are asked for."""
+        kwargs.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
+        return super().create_publisher(*args, **kwargs)
+
+    def create_subscription(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Node, without events unless they are asked for."""
+        kwargs.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
+        return super().create_subscription(*args, **kwargs)
 
     def guarded(self, callback: Callable[P, R]) -> Callable[P, R | None]:
         """Wrap a callback: an exception is logged with its traceback, counted, and made safe."""
