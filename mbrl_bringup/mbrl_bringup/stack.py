@@ -90,7 +90,7 @@ class StackConfig:
         float | None,
         Field(
             ge=0,
-            description="planning stops after this long with the best so far [s]; 0 = never; on a robot in time",
+            description="planning stops after this long with the best so far [s]; 0 = never",
         ),
     ] = None
     episodes: Annotated[
