@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from nav_msgs.msg import Odometry
@@ -25,7 +25,7 @@ from mbrl_bringup.ros.robot_status import StatusReporter
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.ros.convert import answer_from_msg, seconds, spec_to_msg, transition_to_msg
-from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, run
+from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, Polled, arrivals, run
 from mbrl_dynamics.ros.params import Params
 from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Arm, Pause, SingleStep
@@ -81,10 +81,14 @@ class RobotBridge(BaseNode):
         self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
 
     def _make_subscriptions(self) -> None:
+        group = Polled()  # sensors may be much faster than the control period
+        self._sources = []
         for name, source in self.world.robot.sources.items():
             reliable = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
-            qos = QoSProfile(depth=10, reliability=reliable)
-            self.create_subscription(MESSAGES[source.type], source.topic, self._hearing(name), qos)
+            qos = QoSProfile(depth=50, reliability=reliable)
+            kind = MESSAGES[source.type]
+            heard = self.create_subscription(kind, source.topic, lambda _: None, qos, callback_group=group)
+            self._sources.append((name, heard))
         self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
         self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
         self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
@@ -93,15 +97,12 @@ class RobotBridge(BaseNode):
         self.create_service(Pause, "pause", self._on_pause)
         self.create_service(SingleStep, "single_step", self._on_single_step)
 
-    def _hearing(self, source: str) -> Any:
-        def hear(message: Any) -> None:
-            self.world.senses.take(source, message, seconds(message.header.stamp), time.monotonic())
-
-        return self.guarded(hear)
-
     # Once a period ------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        for name, subscription in self._sources:
+            for message, arrival in arrivals(subscription):
+                self.world.senses.take(name, message, seconds(message.header.stamp), arrival)
         now = time.monotonic()
         self._keep_time(now)
         if self._commands is not None:
