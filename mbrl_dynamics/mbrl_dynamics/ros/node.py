@@ -140,7 +140,7 @@ class Polled(CallbackGroup):
 
 
 def arrivals(subscription: Any) -> list[tuple[Any, float]]:
-    """All messages that wait in a `Polled` subscription, oldest first, each with its arrival [s, steady clock]."""
+    """What waits in a `Polled` subscription, oldest first, each with its arrival [s, steady clock]."""
     taken: list[tuple[Any, float]] = []
     while True:
         with subscription.handle:
