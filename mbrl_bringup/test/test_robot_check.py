@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sensor_msgs.msg import JointState
 
 from mbrl_bringup.cli import main
 from mbrl_bringup.robot_check import Heard, compare
 from mbrl_bringup.robot_config import find
-from mbrl_dynamics.ros.testing import isolated_domain, start_node
+from mbrl_dynamics.ros.testing import eventually, isolated_domain, peer, start_node
 from mbrl_sim.tasks.cartpole_swingup import CartpoleSwingup
 
 ROBOT, SPEC = find("cartpole"), CartpoleSwingup().spec
@@ -85,8 +86,10 @@ def test_a_running_robot_is_compared_with_its_file(
     other = tmp_path / "other.yaml"
     text = (Path(__file__).parents[1] / "config" / "robots" / "cartpole.yaml").read_text()
     other.write_text(text.replace("hinge.", "elbow.").replace("home,", "go_home,"))
-    with isolated_domain(), start_node("mbrl_sim.ros.driver_node"):
-        assert main(["check-robot", str(other), "--wait=1"]) == 1
+    with isolated_domain(), start_node("mbrl_sim.ros.driver_node"), peer() as me:
+        joints = me.listen(JointState, "joint_states", 10)
+        eventually(lambda: len(joints) > 0, "there is no robot")
+        assert main(["check-robot", str(other), "--wait=3"]) == 1
         shown = capsys.readouterr().out
         assert "joints slider, hinge" in shown and "are not as the file says" in shown
         rows = [line for line in shown.splitlines() if "WRONG" in line]
