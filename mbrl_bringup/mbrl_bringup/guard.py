@@ -249,11 +249,11 @@ class Guard:
     # What is wrong ------------------------------------------------------------------------------------------
 
     def _fault(self, reading: Reading) -> str:
-        for i, joint in enumerate(self.settings.joints):
+        for i, actuator in enumerate(self.settings.joints):
             if self._holds[i] and not math.isfinite(reading.position[i]):
-                return f"the position of '{joint.name}' is not finite"
+                return f"the position of '{actuator.joint}' is not finite"
             if self._damping[i] and not math.isfinite(reading.velocity[i]):
-                return f"the velocity of '{joint.name}' is not finite"
+                return f"the velocity of '{actuator.joint}' is not finite"
         for bound, value in zip(self.settings.bounds, reading.watched, strict=True):
             if not bound.low <= value <= bound.high:  # also if it is NaN
                 return f"'{bound.name}' is {value:.4g}, not within {bound.low:.4g} and {bound.high:.4g}"
@@ -271,8 +271,9 @@ class Guard:
         if dangerous and not c.driver_timeout and not without_timeout:
             first = dangerous[0]
             return (
-                f"'{first.name}' is commanded by {first.kind} and its driver has no timeout: if this process "
-                "died, the robot would go on moving; arm without a timeout if you can stop it yourself"
+                f"'{first.joint}' is commanded by {first.kind} and its driver has no timeout: if this "
+                "process died, the robot would go on moving; arm without a timeout if you can stop it "
+                "yourself"
             )
         if self._stopped:
             return "the emergency stop is pressed"
@@ -288,9 +289,9 @@ class Guard:
         outside = self._holds & ~((self._low <= position) & (position <= self._high))
         if outside.any():
             i = int(np.flatnonzero(outside)[0])
-            joint = c.joints[i]
+            a = c.joints[i]
             return (
-                f"'{joint.name}' stands at {position[i]:.4g}, not within {joint.low:.4g} and "
-                f"{joint.high:.4g}: move it there by hand"
+                f"'{a.joint}' stands at {position[i]:.4g}, not within {a.low:.4g} and {a.high:.4g}: "
+                "move it there by hand"
             )
         return ""

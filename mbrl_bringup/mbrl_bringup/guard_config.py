@@ -10,10 +10,10 @@ from mbrl_dynamics.spec import repeated
 
 
 @config
-class Joint:
-    """One element of the command, and what is safe for it."""
+class Actuator:
+    """One element of the command: the joint that it moves, what is allowed and what is safe."""
 
-    name: str
+    joint: str
     kind: Annotated[
         Literal["position", "velocity", "effort"],
         Field(description="safe is to hold the last command, to ramp to zero, or to damp"),
@@ -62,7 +62,7 @@ class GuardSettings:
 class GuardConfig(GuardSettings):
     """And what moves, and what is watched."""
 
-    joints: Annotated[tuple[Joint, ...], Field(min_length=1, description="elements of the command")] = ()
+    joints: Annotated[tuple[Actuator, ...], Field(min_length=1, description="elements of the command")] = ()
     bounds: Annotated[tuple[Bound, ...], Field(description="what is watched")] = ()
     period: Annotated[float, Field(gt=0, description="between two commands [s]")] = 0.01
 
@@ -81,18 +81,18 @@ def check(c: GuardConfig) -> None:
         )
     if c.trip_above and not c.slow_above < c.trip_above:
         raise UserError(f"slow_above is {c.slow_above}, but must be below trip_above, {c.trip_above}")
-    twice = repeated(joint.name for joint in c.joints)
+    twice = repeated(actuator.joint for actuator in c.joints)
     if twice:
         raise UserError(f"joint '{twice}' appears twice")
-    limited: tuple[Joint | Bound, ...] = (*c.joints, *c.bounds)
-    for entry in limited:
-        if not entry.low < entry.high:
-            raise UserError(f"'{entry.name}' has low {entry.low}, which must be below its high, {entry.high}")
-    for joint in c.joints:
-        if joint.kind != "position" and not joint.low <= 0.0 <= joint.high:
+    limits = [(a.joint, a.low, a.high) for a in c.joints] + [(b.name, b.low, b.high) for b in c.bounds]
+    for name, low, high in limits:
+        if not low < high:
+            raise UserError(f"'{name}' has low {low}, which must be below its high, {high}")
+    for a in c.joints:
+        if a.kind != "position" and not a.low <= 0.0 <= a.high:
             raise UserError(
-                f"joint '{joint.name}' may command {joint.low} to {joint.high}, but zero must be among it: "
-                f"that is what a {joint.kind} is ended with"
+                f"joint '{a.joint}' may command {a.low} to {a.high}, but zero must be among it: "
+                f"that is what a {a.kind} is ended with"
             )
-        if joint.damping and joint.kind != "effort":
-            raise UserError(f"joint '{joint.name}' has damping, but is commanded by {joint.kind}")
+        if a.damping and a.kind != "effort":
+            raise UserError(f"joint '{a.joint}' has damping, but is commanded by {a.kind}")

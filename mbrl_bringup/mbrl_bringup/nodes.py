@@ -47,25 +47,38 @@ def wanted(stack: StackConfig) -> list[str]:
     return [*world, *learner, "planner_node" if stack.agent == MPC else "policy_node"]
 
 
-def on_robot(stack: StackConfig, given: Mapping[str, Any]) -> StackConfig:
-    """The arguments as a robot's file completes them; unchanged where there is no robot.
-
-    Args:
-        stack: the launch arguments.
-        given: those that were named.
+def robot_of(stack: StackConfig) -> RobotConfig | None:
+    """The file of the robot that the arguments name, checked against its task; None = none is named.
 
     Raises:
-        UserError: the file is not what it should be, or an argument is for simulation only.
+        UserError: the file is not what it should be, or an argument is for robots only.
     """
+    from mbrl_bringup.robot_config import check_robot, find  # it reads files with `stack`
+
     if not stack.robot:
         for name in ("limits", "passive"):
             if getattr(stack, name) != getattr(type(stack), name):
                 raise UserError(f"argument '{name}' is for robots: name one, for example robot:=cartpole")
-        return stack
+        return None
+    robot = find(stack.robot)
+    check_robot(robot, make_task(robot.task).spec)
+    return robot
+
+
+def on_robot(stack: StackConfig, robot: RobotConfig, given: Mapping[str, Any]) -> StackConfig:
+    """The arguments as a robot's file completes them.
+
+    Args:
+        stack: the launch arguments.
+        robot: the file.
+        given: the arguments that were named.
+
+    Raises:
+        UserError: an argument is for simulation only, or for another task.
+    """
     for name in SIMULATED:
         if getattr(stack, name) is not None:
             raise UserError(f"argument '{name}' is for simulation; a robot's file says how it keeps time")
-    robot = find_robot(stack.robot)
     if given.get("task", robot.task) != robot.task:
         raise UserError(f"argument 'task' is '{stack.task}', but robot '{stack.robot}' is for '{robot.task}'")
     budget = stack.time_budget
@@ -73,19 +86,6 @@ def on_robot(stack: StackConfig, given: Mapping[str, Any]) -> StackConfig:
         period = make_task(robot.task).spec.control_period
         budget = PLANNING_SHARE * robot.action_delay_steps * period
     return dataclasses.replace(stack, task=robot.task, no_model=stack.no_model or "safe", time_budget=budget)
-
-
-def find_robot(name: str) -> RobotConfig:
-    """A robot's file, checked against its task.
-
-    Raises:
-        UserError: it is not what it should be.
-    """
-    from mbrl_bringup.robot_config import check_robot, find  # it finds its files with `stack`
-
-    robot = find(name)
-    check_robot(robot, make_task(robot.task).spec)
-    return robot
 
 
 def model_kind(stack: StackConfig) -> str:
@@ -109,8 +109,10 @@ def policy_class(agent: str) -> Any:
     return policy_class(agent)
 
 
-def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
-    """What the launch arguments set, as parameters of each node; None = left to the parameter files."""
+def arguments_as_parameters(stack: StackConfig, robot: RobotConfig | None) -> dict[str, dict[str, Any]]:
+    """What the launch arguments, and a robot's file, set as parameters of each node; None = left to the
+    parameter files.
+    """
     dataset, checkpoint = (f"{stack.run_dir}/{name}" if stack.run_dir else "" for name in FOLDERS)
     parameters: dict[str, dict[str, Any]] = {
         "sim_node": {
@@ -121,7 +123,7 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
             "real_time_factor": stack.real_time_factor,
             "action_delay_steps": stack.action_delay_steps,
         },
-        **_robot_parameters(stack),
+        **({} if robot is None else _robot_parameters(stack, robot)),
         "dynamics_node": {
             "model": model_kind(stack) or None,
             "seed": stack.seed,
@@ -161,11 +163,10 @@ def arguments_as_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def _robot_parameters(stack: StackConfig) -> dict[str, dict[str, Any]]:
-    if not stack.robot:
-        return {}
-    robot = find_robot(stack.robot)
-    name = str(Path(stack.robot).absolute()) if Path(stack.robot).exists() else stack.robot
+def _robot_parameters(stack: StackConfig, robot: RobotConfig) -> dict[str, dict[str, Any]]:
+    from mbrl_bringup.robot_config import is_file
+
+    name = str(Path(stack.robot).expanduser().absolute()) if is_file(stack.robot) else stack.robot
     return {
         "driver_node": {  # the stand-in is as the file says that the robot is
             "task": robot.task,
@@ -247,19 +248,22 @@ def policy_tables(agent: str) -> dict[str, type]:
     return tables
 
 
-def check_policy(stack: StackConfig, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+def check_policy(
+    stack: StackConfig, robot: RobotConfig | None, parameters: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Look whether an agent fits the task, the device and what is in the run's folder.
 
     Args:
         stack: the launch arguments.
+        robot: the robot's file; None = the world is simulated.
         parameters: the whole configuration of each node.
 
     Raises:
         UserError: it does not.
     """
     own = parameters["policy_node"]
-    if stack.robot:
-        delay = find_robot(stack.robot).action_delay_steps
+    if robot is not None:
+        delay = robot.action_delay_steps
     elif parameters["sim_node"]["image_size"]:
         return  # only the world knows its cameras; the node looks itself
     else:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import field, fields
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-
-from mbrl_bringup.guard_config import Bound, GuardConfig, GuardSettings, Joint, check
+from mbrl_bringup.guard_config import Actuator, Bound, GuardConfig, GuardSettings, check
 from mbrl_bringup.robot_readings import ANGLES, Reader
+from mbrl_bringup.stack import read_yaml
 from mbrl_bringup.stack import share as share_of_package
 from mbrl_dynamics.config import Field, build, config, one_of
 from mbrl_dynamics.errors import UserError
@@ -60,18 +59,6 @@ class Channel:
     difference: Annotated[bool, Field(description="whether to take the finite difference [unit/s]")] = False
     low_pass: Annotated[float, Field(ge=0, description="time constant of a low-pass [s]; 0 = none")] = 0.0
     encoding: Literal["identity", "cos", "sin"] = "identity"
-
-
-@config
-class Actuator:
-    """How one element of the action moves a joint, and what the guard allows it."""
-
-    joint: str
-    kind: Literal["position", "velocity", "effort"]
-    low: Annotated[float, Field(description="least command [unit]")]
-    high: Annotated[float, Field(description="greatest command [unit]")]
-    rate: Annotated[float, Field(gt=0, description="largest change of the command [unit/s]")]
-    damping: Annotated[float, Field(ge=0, description="safe effort = -damping x velocity")] = 0.0
 
 
 @config
@@ -146,11 +133,9 @@ def load(path: Path) -> RobotConfig:
         UserError: it cannot be read, or is not what it should be; the sentence names the key.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
     except OSError as error:
         raise UserError(f"the robot's file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not describe a robot: it must hold {', '.join(_KEYS)}")
     try:
@@ -165,11 +150,16 @@ def find(name: str) -> RobotConfig:
     Raises:
         UserError: there is none, or it is not what it should be.
     """
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        return load(path)
+    if is_file(name):
+        return load(Path(name).expanduser())
     installed = {file.stem: file for file in share_of_package("config/robots").glob("*.yaml")}
     return load(installed[one_of("robot", name, installed)])
+
+
+def is_file(name: str) -> bool:
+    """Whether a robot's name is that of a file, rather than of an installed robot."""
+    path = Path(name)
+    return path.suffix in (".yaml", ".yml") or len(path.parts) > 1
 
 
 _KEYS = ("task", "sources", "observation", "action", "commands")
@@ -186,16 +176,15 @@ def guard_config(robot: RobotConfig, spec: Spec, share: float = 1.0) -> GuardCon
     Raises:
         UserError: the settings contradict each other.
     """
-    joints = []
-    for element in spec.action:
-        a = robot.action[element.name]
-        holds = a.kind == "position"
-        low, high = (a.low, a.high) if holds else (share * a.low, share * a.high)
-        joints.append(Joint(a.joint, a.kind, low, high, share * a.rate if holds else a.rate, a.damping))
-    settings = {name: getattr(robot.guard, name) for name in (f.name for f in fields(GuardSettings))}
+
+    def allowed(a: Actuator) -> Actuator:
+        if a.kind == "position":
+            return replace(a, rate=share * a.rate)
+        return replace(a, low=share * a.low, high=share * a.high)
+
     result = GuardConfig(
-        **settings,
-        joints=tuple(joints),
+        **asdict(robot.guard),
+        joints=tuple(allowed(robot.action[element.name]) for element in spec.action),
         bounds=tuple(Bound(name, r.low, r.high) for name, r in robot.bounds.items()),
         period=spec.control_period,
     )

@@ -116,6 +116,12 @@ class RobotWorld:
     def _invalid(self) -> int:
         return self.desk.refused["length"] + self.desk.refused["finite"]
 
+    def arm(self, now: float, *, without_timeout: bool = False) -> str:
+        """Let commands be sent; why that is refused, in one sentence, empty if it is not. See `Guard.arm`."""
+        if self.passive:
+            return "this is a dry run, in which nothing is commanded"
+        return self.guard.arm(now, without_timeout=without_timeout)
+
     def reset(self, now: float) -> None:
         """End the episode that is going on, and wait for the robot to be `ready` for the next."""
         self.guard.rest()

@@ -171,13 +171,16 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
             not what it should be.
     """
     given = {name: value for name, value in arguments.items() if value not in ("", None)}
-    stack = nodes.on_robot(build(StackConfig, given), given)
+    stack = build(StackConfig, given)
+    robot = nodes.robot_of(stack)
+    if robot is not None:
+        stack = nodes.on_robot(stack, robot, given)
     for kind in ("task", "model", "planner"):
         if getattr(stack, kind):
             check(f"{kind}s", getattr(stack, kind))
     namespace = _namespace(stack.namespace)
     wanted = nodes.wanted(stack)
-    parameters = nodes.arguments_as_parameters(stack)
+    parameters = nodes.arguments_as_parameters(stack, robot)
     files = [path for path in (task_file(stack.task), params_file(stack.params_file)) if path is not None]
     for path in files:
         _check_sections(path, namespace)
@@ -191,7 +194,7 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
             merged = nodes.learned_reward(stack, merged)
         processes.append(_process(name, namespace, merged, stack))
     if "policy_node" in wanted:
-        nodes.check_policy(stack, {process.name: process.configuration for process in processes})
+        nodes.check_policy(stack, robot, {process.name: process.configuration for process in processes})
     if stack.rviz:
         processes.append(_rviz(namespace))
     return processes
@@ -305,11 +308,21 @@ def _check_sections(path: Path, namespace: str) -> None:
             )
 
 
-def _sections(path: Path) -> dict[str, dict[str, Any]]:
+def read_yaml(path: Path) -> Any:
+    """What a file says; None if nothing.
+
+    Raises:
+        UserError: it is not valid YAML.
+        OSError: it cannot be read.
+    """
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        return yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    content = read_yaml(path) or {}
     sections = {}
     for section, body in content.items() if isinstance(content, dict) else [("", None)]:
         if not isinstance(body, dict) or set(body) != {"ros__parameters"}:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mbrl_bringup.guard import SLOWEST, Guard, Phase, Reading, Wanted
-from mbrl_bringup.guard_config import Bound, GuardConfig, Joint
+from mbrl_bringup.guard_config import Actuator, Bound, GuardConfig
 from mbrl_dynamics.errors import UserError
 
 PERIOD = 0.01
 JOINTS = (
-    Joint("slide", "position", -1.0, 1.0, rate=2.0),
-    Joint("wheel", "velocity", -3.0, 3.0, rate=10.0),
-    Joint("arm", "effort", -5.0, 5.0, rate=100.0, damping=0.5),
+    Actuator("slide", "position", -1.0, 1.0, rate=2.0),
+    Actuator("wheel", "velocity", -3.0, 3.0, rate=10.0),
+    Actuator("arm", "effort", -5.0, 5.0, rate=100.0, damping=0.5),
 )
 CONFIG = GuardConfig(
     joints=JOINTS,

@@ -8,12 +8,42 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Answer, WorldId
+
+
+class World(Protocol):
+    """What every world tells of itself, simulated or not."""
+
+    world_id: WorldId
+    desk: ActionDesk
+    missed_steps: int  # periods without an answer of their own
+    last_fault: str
+
+    @property
+    def status(self) -> int:
+        """One of mbrl_msgs/WorldStatus."""
+        ...
+
+    @property
+    def episode(self) -> int:
+        """The current one."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Of the newest State."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a State is out and its answer has not come yet."""
+        ...
 
 
 @dataclass(frozen=True)

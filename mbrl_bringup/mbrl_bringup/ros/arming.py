@@ -6,10 +6,9 @@ import sys
 from typing import Any
 
 import rclpy
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
+from mbrl_bringup.ros.visit import visiting
 from mbrl_msgs.srv import Arm
 
 PATIENCE = 5.0  # for the bridge to be found and to answer [s]
@@ -39,18 +38,13 @@ def stop(namespace: str) -> int:
 
 def _call(namespace: str, kind: Any, service: str, request: Any) -> Any:
     """The response; None, after a sentence, if there is none."""
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = Node("mbrl_arming", namespace=namespace)
-    try:
+    with visiting("mbrl_arming", namespace) as node:
         client = node.create_client(kind, service)
         if client.wait_for_service(timeout_sec=PATIENCE):
             future = client.call_async(request)
             rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE)
             if future.done():
                 return future.result()
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
     where = f"namespace '{namespace}'" if namespace else "no namespace"
     print(f"no robot_bridge answers ({where}, waited {PATIENCE:g} s)", file=sys.stderr)
     return None

@@ -100,9 +100,7 @@ class RobotBridge(BaseNode):
     # Once a period ------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        for name, subscription in self._sources:
-            for message, arrival in arrivals(subscription):
-                self.world.senses.take(name, message, seconds(message.header.stamp), arrival)
+        self._listen()
         now = time.monotonic()
         self._keep_time(now)
         if self._commands is not None:
@@ -114,6 +112,12 @@ class RobotBridge(BaseNode):
             self._state_publisher.publish(transition_to_msg(beat.state, self.world.spec))
         self._reset.tick()
         self._status.changed()
+
+    def _listen(self) -> None:
+        """Take what the sensors have sent since the last period."""
+        for name, subscription in self._sources:
+            for message, arrival in arrivals(subscription):
+                self.world.senses.take(name, message, seconds(message.header.stamp), arrival)
 
     def _keep_time(self, now: float) -> None:
         """A period that begins more than half of one late is missed; time lost is not caught up."""
@@ -134,14 +138,11 @@ class RobotBridge(BaseNode):
         self.world.guard.heartbeat(time.monotonic())
 
     def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
-        guard = self.world.guard
-        if not request.armed:
-            guard.disarm()
-        elif self.settings.passive:
-            response.error_msg = "this is a dry run, in which nothing is commanded"
-        else:
+        if request.armed:
             without = bool(request.without_timeout)
-            response.error_msg = guard.arm(time.monotonic(), without_timeout=without)
+            response.error_msg = self.world.arm(time.monotonic(), without_timeout=without)
+        else:
+            self.world.guard.disarm()
         if response.error_msg:
             response.error_code = Arm.Response.REFUSED
         what = response.error_msg or ("armed" if request.armed else "disarmed")

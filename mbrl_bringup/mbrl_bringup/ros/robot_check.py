@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
 
 from mbrl_bringup.robot_check import Heard, Row, compare
 from mbrl_bringup.robot_config import RobotConfig, check_robot, find
 from mbrl_bringup.ros.robot_bridge_node import MESSAGES
+from mbrl_bringup.ros.visit import visiting
 from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.ros.convert import seconds
 
@@ -33,15 +32,10 @@ def check(name: str, namespace: str, wait: float) -> int:
     robot = find(name)
     spec = make_task(robot.task).spec
     check_robot(robot, spec)
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = Node("mbrl_check_robot", namespace=namespace)
-    try:
+    with visiting("mbrl_check_robot", namespace) as node:
         ear = _Ear(node, robot)
         ear.listen(DISCOVERY + wait)
         rows = compare(robot, spec, ear.heard(), ear.services(), ear.bridge())
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
     _print(rows)
     return 0 if all(row.ok for row in rows) else WRONG
 

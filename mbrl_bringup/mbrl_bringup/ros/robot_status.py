@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.publisher import Publisher
 
 from mbrl_bringup.guard import Phase
 from mbrl_bringup.robot_world import RobotWorld
-from mbrl_dynamics.ros.convert import world_id_field
+from mbrl_dynamics.ros.convert import world_status_to_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
 from mbrl_msgs.msg import GuardStatus, WorldStatus
 
@@ -28,7 +28,6 @@ class StatusReporter:
 
     def __init__(self, node: BaseNode, world: RobotWorld, states: Publisher) -> None:
         self._node, self._world, self._states = node, world, states
-        self.world_id = world_id_field(world.world_id)
         self._statuses = node.create_publisher(WorldStatus, "world_status", LATCHED_QOS)
         self._guards = node.create_publisher(GuardStatus, "guard_status", LATCHED_QOS)
         self._diagnostics = node.create_publisher(DiagnosticArray, "diagnostics", 10)
@@ -80,24 +79,10 @@ class StatusReporter:
         return self._world.senses.silent(now) or guard.unfit(now)
 
     def _world_status(self) -> WorldStatus:
-        world, desk = self._world, self._world.desk
-        return WorldStatus(
-            stamp=self._now(),
-            world_id=self.world_id,
-            status=int(world.status),
-            mode=WorldStatus.REALTIME,
-            episode=world.episode,
-            step=world.step,
-            waiting=world.waiting,
-            controller_id=desk.controller_id,
-            accepted=desk.accepted,
-            refused=desk.refused.total(),
-            missed_steps=int(world.missed_steps),
-            listeners=self._states.get_subscription_count(),
-            last_refusal=desk.last_refusal,
-            last_fault=world.last_fault,
-            real_time_factor=1.0,
-        )
+        msg = world_status_to_msg(self._world, self._now())
+        msg.mode, msg.real_time_factor = WorldStatus.REALTIME, 1.0
+        msg.listeners = self._states.get_subscription_count()
+        return msg
 
     def _diagnosis(self) -> DiagnosticArray:
         world, guard, senses = self._world, self._world.guard, self._world.senses
@@ -122,13 +107,5 @@ class StatusReporter:
             "refusal": self.refusal(),
             "faults": self._node.faults,
         }
-        status = DiagnosticStatus(
-            level=_LEVELS.get(guard.phase, DiagnosticStatus.OK),
-            name=self._node.get_fully_qualified_name(),
-            message=text,
-            hardware_id=world.spec.task,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-        )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self._now()
-        return array
+        level = _LEVELS.get(guard.phase, DiagnosticStatus.OK)
+        return self._node.diagnosis(level, text, values, hardware_id=world.spec.task)

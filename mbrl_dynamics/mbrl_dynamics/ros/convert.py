@@ -11,6 +11,7 @@ from builtin_interfaces.msg import Time as TimeMsg
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image as ImageMsg
 
+from mbrl_dynamics.contract import World
 from mbrl_dynamics.spec import Camera, Element, Spec
 from mbrl_dynamics.transition import Answer, Transition
 from mbrl_msgs.msg import Action as ActionMsg
@@ -20,6 +21,7 @@ from mbrl_msgs.msg import LearnerStatus as LearnerStatusMsg
 from mbrl_msgs.msg import ModelUpdate as ModelUpdateMsg
 from mbrl_msgs.msg import Spec as SpecMsg
 from mbrl_msgs.msg import State as StateMsg
+from mbrl_msgs.msg import WorldStatus as WorldStatusMsg
 
 if TYPE_CHECKING:  # these load torch, which the simulator does without
     from mbrl_dynamics.learner import Status
@@ -208,6 +210,25 @@ def learner_status_to_msg(status: Status, stamp: TimeMsg) -> LearnerStatusMsg:
         gaps=status.gaps,
         recording=status.recording,
         error_msg=status.error,
+    )
+
+
+def world_status_to_msg(world: World, stamp: TimeMsg) -> WorldStatusMsg:
+    """How a world is doing, as a WorldStatus without its mode, listeners and speed."""
+    desk = world.desk
+    return WorldStatusMsg(
+        stamp=stamp,
+        world_id=world_id_field(world.world_id),
+        status=int(world.status),
+        episode=world.episode,
+        step=world.step,
+        waiting=world.waiting,
+        controller_id=desk.controller_id,
+        accepted=desk.accepted,
+        refused=desk.refused.total(),
+        missed_steps=int(world.missed_steps),
+        last_refusal=desk.last_refusal,
+        last_fault=world.last_fault,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.episodes import newest_spec, prepare
@@ -166,17 +166,11 @@ class DynamicsNode(BaseNode):
     def _publish_diagnostics(self) -> None:
         said = self._said
         failed = said.status == LearnerStatus.FAILED or bool(said.error_msg)
-        values = ("version", "episodes", "transitions", "refused", "gaps", "recording", "holdout_error")
-        entry = DiagnosticStatus(
-            level=DiagnosticStatus.ERROR if failed else DiagnosticStatus.OK,
-            name=f"{self.get_fully_qualified_name()}: learner",
-            message=said.error_msg or ("training" if said.status == LearnerStatus.TRAINING else "ok"),
-            values=[KeyValue(key=key, value=str(getattr(said, key))) for key in values]
-            + [KeyValue(key="faults", value=str(self.faults))],
-        )
-        message = DiagnosticArray(status=[entry])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+        level = DiagnosticStatus.ERROR if failed else DiagnosticStatus.OK
+        text = said.error_msg or ("training" if said.status == LearnerStatus.TRAINING else "ok")
+        names = ("version", "episodes", "transitions", "refused", "gaps", "recording", "holdout_error")
+        values = {name: getattr(said, name) for name in names} | {"faults": self.faults}
+        self._diagnostics.publish(self.diagnosis(level, text, values, part="learner"))
 
 
 def main() -> int:

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -91,6 +93,38 @@ class BaseNode(Node):
         """A guarded timer [s] on the steady clock: unlike ROS time it neither pauses nor jumps."""
         return self.create_timer(period, self.guarded(callback), clock=self.steady_clock)
 
+    def diagnosis(
+        self,
+        level: bytes,
+        text: str,
+        values: Mapping[str, Any],
+        *,
+        hardware_id: str = "",
+        part: str = "",
+        stamp: Time | None = None,
+    ) -> DiagnosticArray:
+        """How the node is doing, for `diagnostics`.
+
+        Args:
+            level: of DiagnosticStatus.
+            text: one sentence.
+            values: name -> what it is now, in order.
+            hardware_id: which robot.
+            part: of the node, where it has several.
+            stamp: the time of it; None = now.
+        """
+        name = self.get_fully_qualified_name()
+        status = DiagnosticStatus(
+            level=level,
+            name=f"{name}: {part}" if part else name,
+            message=text,
+            hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg() if stamp is None else stamp
+        return array
+
     def on_fault(self, error: Exception) -> None:
         """Leave the node in a safe state after an exception in a callback."""
 
@@ -112,13 +146,7 @@ def drain(subscription: Any, newest: Any) -> list[Any]:
 
     A callback gets one message at a time; a controller wants the newest of a burst.
     """
-    messages = [newest]
-    while True:
-        with subscription.handle:
-            item = subscription.handle.take_message(subscription.msg_type, False)
-        if item is None:
-            return messages
-        messages.append(item[0])
+    return [newest, *(message for message, _ in _waiting(subscription))]
 
 
 class Polled(CallbackGroup):
@@ -142,14 +170,20 @@ class Polled(CallbackGroup):
 def arrivals(subscription: Any) -> list[tuple[Any, float]]:
     """What waits in a `Polled` subscription, oldest first, each with its arrival [s, steady clock]."""
     taken: list[tuple[Any, float]] = []
+    for message, info in _waiting(subscription):
+        waited = max(time.time_ns() - (info["received_timestamp"] or time.time_ns()), 0)
+        taken.append((message, time.monotonic() - 1e-9 * waited))
+    return taken
+
+
+def _waiting(subscription: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Take what waits in a subscription, oldest first: messages, and what the middleware knows of each."""
     while True:
         with subscription.handle:
             item = subscription.handle.take_message(subscription.msg_type, False)
         if item is None:
-            return taken
-        message, info = item
-        waited = max(time.time_ns() - (info["received_timestamp"] or time.time_ns()), 0)
-        taken.append((message, time.monotonic() - 1e-9 * waited))
+            return
+        yield item
 
 
 def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:

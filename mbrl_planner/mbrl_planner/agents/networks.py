@@ -96,7 +96,7 @@ class GaussianPolicy(nn.Module):
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation [..., A] before the squashing, for features [..., Z]."""
-        out = self.net(feature.reshape(-1, feature.shape[-1]))[0].view(*feature.shape[:-1], -1)
+        out = self.net(feature.reshape(-1, feature.shape[-1]))[0].view(*feature.shape[:-1], 2 * self.actions)
         mean, log_std = out.chunk(2, dim=-1)
         low, high = LOG_STD
         return mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1.0)

@@ -217,8 +217,6 @@ class TDMPC(PolicyAgent):
     def proposals(self, latent: Tensor) -> Tensor:
         """Plans [B, N, H, A] that the policy would follow from latents [B, Z]."""
         count = min(self.config.policy_plans, self.config.candidates - 1)
-        if not count:
-            return latent.new_zeros(len(latent), 0, self.config.horizon, self.spec.inner_action_dim)
         actions: list[Tensor] = []
         z = latent.repeat_interleave(count, 0)
         for t in range(self.config.horizon):

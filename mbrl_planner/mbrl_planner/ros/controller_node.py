@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from mbrl_dynamics import plugins
 from mbrl_dynamics.config import Field, config
@@ -306,13 +306,9 @@ class ControllerNode(BaseNode):
             **self.diagnostics(),
         }
         trouble = self.refusal or self.trouble()
-        status = DiagnosticStatus(name=self.get_fully_qualified_name(), message=trouble or "ok")
         level = DiagnosticStatus.ERROR if self.refusal else DiagnosticStatus.WARN
-        status.level = level if trouble else DiagnosticStatus.OK
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-        msg = DiagnosticArray(status=[status])
-        msg.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(msg)
+        level = level if trouble else DiagnosticStatus.OK
+        self._diagnostics.publish(self.diagnosis(level, trouble or "ok", values))
 
 
 def _quantiles(name: str, values: Iterable[float]) -> dict[str, str]:

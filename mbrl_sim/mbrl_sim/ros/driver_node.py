@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
@@ -114,16 +114,7 @@ class DriverNode(BaseNode):
             "stalled": round(driver.stalled, 3),
             "faults": self.faults,
         }
-        status = DiagnosticStatus(
-            level=level,
-            name=self.get_fully_qualified_name(),
-            message=text,
-            hardware_id=self.settings.task,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-        )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+        self._diagnostics.publish(self.diagnosis(level, text, values, hardware_id=self.settings.task))
 
     def on_fault(self, error: Exception) -> None:
         """A driver that met an error takes the force off its motors, until the service `fault` ends that."""

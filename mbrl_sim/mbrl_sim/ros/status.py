@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.publisher import Publisher
 
-from mbrl_dynamics.ros.convert import time_msg, world_id_field
+from mbrl_dynamics.ros.convert import time_msg, world_id_field, world_status_to_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
 from mbrl_msgs.msg import WorldStatus
 from mbrl_sim.world import Status, World
@@ -61,25 +61,11 @@ class StatusReporter:
         self._diagnostics.publish(self._diagnosis())
 
     def _message(self) -> WorldStatus:
-        world, desk = self._world, self._world.desk
-        return WorldStatus(
-            stamp=time_msg(world.time),
-            world_id=self.world_id,
-            status=int(world.status),
-            mode=_MODES[world.settings.mode],
-            episode=world.episode,
-            step=world.step,
-            waiting=world.waiting,
-            controller_id=desk.controller_id,
-            accepted=desk.accepted,
-            refused=desk.refused.total(),
-            repeated=world.repeated,
-            missed_steps=int(world.missed_steps),
-            listeners=self._states.get_subscription_count(),
-            last_refusal=desk.last_refusal,
-            last_fault=world.last_fault,
-            real_time_factor=self._factor,
-        )
+        world = self._world
+        msg = world_status_to_msg(world, time_msg(world.time))
+        msg.mode, msg.repeated = _MODES[world.settings.mode], world.repeated
+        msg.listeners, msg.real_time_factor = self._states.get_subscription_count(), self._factor
+        return msg
 
     def _diagnosis(self) -> DiagnosticArray:
         world, desk = self._world, self._world.desk
@@ -101,13 +87,5 @@ class StatusReporter:
             "faults": self._node.faults,
             **{f"refused_{kind}": count for kind, count in sorted(desk.refused.items())},
         }
-        status = DiagnosticStatus(
-            level=level,
-            name=self._node.get_fully_qualified_name(),
-            message=text,
-            hardware_id=world.spec.task,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-        )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = time_msg(world.time)
-        return array
+        stamp = time_msg(world.time)
+        return self._node.diagnosis(level, text, values, hardware_id=world.spec.task, stamp=stamp)
