@@ -112,6 +112,20 @@ def test_the_policy_step_moves_the_policy_alone_and_the_range_of_values_slowly()
     assert changed == {"policy"}  # the values are constants: their range is below one, and is taken as one
 
 
+def acts_alike_without(agent, others):
+    """Whether a decision does not depend on some networks."""
+    actions = []
+    for _ in range(2):
+        agent.seed(0)
+        first = torch.tensor([True])
+        carry = agent.observe({"vector": torch.ones(1, 2)}, None, first=first, prev_action=None)
+        actions.append(agent.choose(carry, explore=True)[0])
+        for network in others:
+            for parameter in network.parameters():
+                parameter.data.fill_(torch.nan)
+    return torch.equal(*actions)
+
+
 def test_acts_with_moving_averages_of_all_that_it_learns():
     agent = TDMPC(SPEC, replace(SMALL, target_rate=0.25))
     before = {k: v.clone() for k, v in agent.acting_state().items()}
@@ -120,16 +134,16 @@ def test_acts_with_moving_averages_of_all_that_it_learns():
     for name, value in agent.acting_state().items():
         expected = torch.lerp(before[name], learned[name.removeprefix("slow_")], 0.25)
         torch.testing.assert_close(value, expected)
-    obs = {"vector": torch.ones(1, 2)}
-    actions = []
-    for _ in range(2):
-        agent.seed(0)
-        carry = agent.observe(obs, None, first=torch.tensor([True]), prev_action=None)
-        actions.append(agent.choose(carry, explore=True)[0])
-        for network in (agent.world, agent.policy, agent.critic):
-            for parameter in network.parameters():
-                parameter.data.fill_(torch.nan)  # acting has nothing to do with these
-    assert torch.equal(*actions)
+    assert acts_alike_without(agent, (agent.world, agent.policy, agent.critic))
+
+
+def test_acts_with_what_it_learned_last_where_it_is_told_so():
+    agent = TDMPC(SPEC, replace(SMALL, averaged=False))
+    agent.advance(data(), None, 1)
+    learned = {k: v for k, v in agent.state_dict().items() if k.startswith(("world.", "policy.", "critic."))}
+    assert agent.acting_state().keys() == learned.keys()
+    assert all(torch.equal(v, learned[k]) for k, v in agent.acting_state().items())
+    assert acts_alike_without(agent, (agent.slow_world, agent.slow_policy, agent.slow_critic))
 
 
 def test_a_plan_ages_with_the_steps_and_an_episode_that_begins_forgets_it():

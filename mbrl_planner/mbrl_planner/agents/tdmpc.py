@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,7 @@ class TDMPCConfig(PolicyConfig):
     target_rate: Annotated[
         float, Field(gt=0, le=1, description="how fast the networks of targets and acting follow [1]")
     ] = 0.01
+    averaged: Annotated[bool, Field(description="whether it acts with averages of its networks")] = True
     discount: Annotated[
         float, Field(ge=0, le=1, description="of rewards a step later; 0 = from `episode_steps` [1]")
     ] = 0.0
@@ -125,12 +126,21 @@ class Values(nn.Module):
         return self.two_hot.decode(self(latent, action, members))
 
 
+class Networks(NamedTuple):
+    """What a decision is made with."""
+
+    world: LatentDynamics
+    policy: Prior
+    critic: Values
+
+
 class TDMPC(PolicyAgent):
     """Learns encoder, latent dynamics, rewards, values and a policy together, and acts by MPPI.
 
     It acts with moving averages of all networks, where the paper only averages the values of its targets. A
     small network goes back and forth between gradient steps, and what was learned a moment ago can fail where
-    the average of the last hundred steps does not (Polyak & Juditsky, 1992).
+    the average of the last hundred steps does not (Polyak & Juditsky, 1992). But that
+    going back and forth also explores: `averaged: false` acts with the newest networks, as the paper does.
     """
 
     Config = TDMPCConfig
@@ -147,6 +157,8 @@ class TDMPC(PolicyAgent):
         self.slow_world = copy.deepcopy(self.world).requires_grad_(False)
         self.slow_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        slow = Networks(self.slow_world, self.slow_policy, self.slow_critic)
+        self.acting = slow if c.averaged else Networks(self.world, self.policy, self.critic)
         self.register_buffer("scale", torch.ones(()))
         self.discount = c.discount or discount_of(c.episode_steps)
         self.to(self.device)
@@ -179,10 +191,10 @@ class TDMPC(PolicyAgent):
         self, carry: Memory, *, pending: Tensor | None = None, explore: bool = False
     ) -> tuple[Tensor, Memory]:
         """Search from the newest observation, through what is under way; the plan [B, H, A]."""
-        latent = self.slow_world.encode(carry.obs)
+        latent = self.acting.world.encode(carry.obs)
         if pending is not None:
             for action in pending.to(self.device).unbind(1):
-                latent = self.slow_world.next(latent, action)
+                latent = self.acting.world.next(latent, action)
         actions, mean = self.plan(latent, carry.guess, explore)
         return actions, Memory(carry.obs, Guess(mean))
 
@@ -221,16 +233,16 @@ class TDMPC(PolicyAgent):
         z = latent.repeat_interleave(count, 0)
         for t in range(self.config.horizon):
             if t:
-                z = self.slow_world.next(z, actions[-1])
-            actions.append(self.slow_policy.draw(z, self.noise))
+                z = self.acting.world.next(z, actions[-1])
+            actions.append(self.acting.policy.draw(z, self.noise))
         return torch.stack(actions, 1).unflatten(0, (len(latent), count))
 
     def returns(self, latent: Tensor, plans: Tensor) -> Tensor:
         """What plans [B, N, H, A] are worth from latents [B, Z]: [B, N] (TD-MPC2, equation 6)."""
-        rollout = self.slow_world.imagine(latent, plans)
+        rollout = self.acting.world.imagine(latent, plans)
         steps = torch.arange(plans.shape[2], device=self.device)
         reward = rollout.reward[:, :, 0] @ self.discount**steps
-        going, alive = self.slow_world.going_on(rollout.last), rollout.alive[..., -1]
+        going, alive = self.acting.world.going_on(rollout.last), rollout.alive[..., -1]
         alive = alive if going is None else alive * going
         worth = reward + self.discount ** plans.shape[2] * (alive * self.terminal(rollout.last))[..., 0]
         return worth.nan_to_num(nan=-torch.inf)
@@ -238,12 +250,13 @@ class TDMPC(PolicyAgent):
     def terminal(self, latent: Tensor) -> Tensor:
         """The mean of all values of what the policy would do in latents [..., Z]: [...]."""
         flat = latent.flatten(0, -2)
-        action = self.slow_policy.draw(flat, self.noise)
-        return self.slow_critic.of(flat, action).mean(0).view(latent.shape[:-1])
+        action = self.acting.policy.draw(flat, self.noise)
+        return self.acting.critic.of(flat, action).mean(0).view(latent.shape[:-1])
 
     def acting_state(self) -> dict[str, Tensor]:
-        """The slow networks."""
-        return {k: v for k, v in self.state_dict().items() if k.startswith("slow_")}
+        """The networks that it acts with."""
+        names = [("slow_" if self.config.averaged else "") + name for name in Networks._fields]
+        return {k: v for k, v in self.state_dict().items() if k.partition(".")[0] in names}
 
     # Learning -----------------------------------------------------------------------------------------------
 
