@@ -141,6 +141,7 @@ def arguments_as_parameters(stack: StackConfig, robot: RobotConfig | None) -> di
             "wait_for_model": True,
             "time_budget": stack.time_budget,
             "no_model": stack.no_model,
+            "model_folder": f"{stack.run_dir}/model" if stack.run_dir else "",
         },
         "policy_node": {
             "task": stack.task,

@@ -84,6 +84,21 @@ def pack(
     return Snapshot(**manifest, sha256=hashlib.sha256(weights).hexdigest(), weights=weights)
 
 
+def unpack(weights: bytes) -> Snapshot:
+    """A snapshot from its weights alone, whose metadata repeat all the rest.
+
+    Raises:
+        ValueError: the bytes are no such file.
+    """
+    if len(weights) > MAX_BYTES:
+        raise ValueError(f"the model has more than {MAX_BYTES} bytes, which are the limit")
+    try:
+        _, manifest = from_bytes(weights)
+        return Snapshot(**manifest, sha256=hashlib.sha256(weights).hexdigest(), weights=weights)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the model cannot be read: {error}") from None
+
+
 def check(snapshot: Snapshot, spec: Spec, *, model_id: str, current: Snapshot | None = None) -> str:
     """Why a snapshot cannot replace the one in use, in one sentence; empty if it can.
 

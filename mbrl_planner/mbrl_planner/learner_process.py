@@ -23,7 +23,7 @@ from mbrl_dynamics import wire
 from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
-from mbrl_planner.pipe import Message, receive, send
+from mbrl_planner.pipe import Message, message_of, receive, send
 from mbrl_planner.policy_learner import BEGIN, MODEL, STATE, STATUS, WEIGHTS, Order
 from mbrl_planner.policy_weights import Shapes, Weights, unpack
 
@@ -101,7 +101,7 @@ class LearnerProcess:
         """Tell of a dynamics model."""
         self._model = snapshot
         if self.began:
-            self._out.put(_model_message(snapshot))
+            self._out.put(message_of(MODEL, snapshot))
 
     def take(self) -> list[Message | Weights]:
         """What it said since the last call, oldest first; only the newest weights."""
@@ -170,7 +170,7 @@ class LearnerProcess:
             return
         self._out.put(Message(BEGIN, dataclasses.asdict(self._order), wire.encode_spec(self._spec, NOBODY)))
         if self._model is not None:
-            self._out.put(_model_message(self._model))
+            self._out.put(message_of(MODEL, self._model))
         for entry in self._states:
             self._out.put(entry)
 
@@ -203,8 +203,3 @@ class LearnerProcess:
             weights = message.kind == WEIGHTS
             self._said.append(unpack(message.data, self._wanted) if weights else message)
             self._news()
-
-
-def _model_message(snapshot: Snapshot) -> Message:
-    values = {f.name: getattr(snapshot, f.name) for f in dataclasses.fields(snapshot) if f.name != "weights"}
-    return Message(MODEL, values, snapshot.weights)

@@ -1,4 +1,4 @@
-"""Which model updates are taken: checked and built beside the act path, the last good one kept. No ROS."""
+"""Which models are in use: judged and built beside the act path, the last two good ones kept. No ROS."""
 
 from __future__ import annotations
 
@@ -6,41 +6,82 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.snapshot import Snapshot, check
+from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
+from mbrl_dynamics.transition import Transition
+from mbrl_planner.gate_process import GateLost
+from mbrl_planner.model_gate import RECENT, Build, Finding, Kept, try_out
 
-Build = Callable[[Snapshot, Spec], Model]  # raises an exception whose text is the reason for a refusal
+WATCH_PERIOD = 1.0  # between two looks at the model in use [s]
+
+
+class Gate(Protocol):
+    """What judges. See GateProcess."""
+
+    def begin(self, spec: Spec, kept: list[Snapshot]) -> None:
+        """Judge for this world, knowing these good models, the one in use last."""
+        ...
+
+    def hear(self, state: Transition) -> None:
+        """What happened."""
+        ...
+
+    def judge(self, snapshot: Snapshot) -> Finding:
+        """Whether an update is good."""
+        ...
+
+    def watch(self) -> Finding:
+        """Whether the model in use still is."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an update."""
+    """What became of an update, or of the model in use.
+
+    Attributes:
+        snapshot: of the model.
+        model: to be used from now on; None = it was refused.
+        reason: why it was refused; or, with a model, why the one after it is given up.
+    """
 
     snapshot: Snapshot
-    model: Model | None  # None = refused
-    reason: str = ""  # why it was refused, in one sentence
+    model: Model | None
+    reason: str = ""
 
 
 class ModelShelf:
-    """Judges and builds updates in a worker thread, in the order in which they come.
+    """Has updates judged in the order in which they come, and builds the good ones, in a worker thread.
 
     Args:
         spec: what a model must have been trained on.
-        kind: model id that is accepted.
         build: makes the model of an update.
+        gate: judges; everything but `close` is called from the worker.
         ready: called from the worker whenever `take` has something.
+
+    Attributes:
+        error: of the model in use on the newest States [standard deviations of a change]; None = unknown.
+        trouble: what went wrong beside the models, in one sentence; empty = nothing.
     """
 
-    def __init__(self, spec: Spec, kind: str, build: Build, ready: Callable[[], None]) -> None:
-        self.kind = kind
-        self._spec, self._build, self._ready = spec, build, ready
-        self._accepted: Snapshot | None = None  # newest one that was built
+    def __init__(self, spec: Spec, build: Build, gate: Gate, ready: Callable[[], None]) -> None:
+        self.error: float | None = None
+        self.trouble = ""
+        self._spec, self._build, self._gate, self._ready = spec, build, gate, ready
+        self._told: Spec | None = None  # what the gate was told to judge for
+        self._kept: list[Kept] = []  # the last two good models, the one in use last
         self._last: Snapshot | None = None  # newest one that came
         self._offered: deque[Snapshot] = deque()
+        self._heard: deque[Transition] = deque(maxlen=RECENT)
         self._verdicts: deque[Verdict] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -53,6 +94,10 @@ class ModelShelf:
             self._offered.append(snapshot)
             self._wake.notify()
 
+    def hear(self, state: Transition) -> None:
+        """What happened; returns at once."""
+        self._heard.append(state)
+
     def take(self) -> list[Verdict]:
         """What was decided since the last call, oldest first."""
         verdicts = []
@@ -63,16 +108,22 @@ class ModelShelf:
     def use_spec(self, spec: Spec) -> None:
         """Another world: accept models of its dynamics only, and look at the newest update again."""
         with self._wake:
-            self._spec, self._accepted = spec, None
+            self._spec, self._kept = spec, []
+            self._heard.clear()
             if self._last is not None and not self._offered:
                 self._offered.append(self._last)
-                self._wake.notify()
+            self._wake.notify()
+
+    def begin_again(self) -> None:
+        """The gate is to judge otherwise than before."""
+        self._told = None
 
     def close(self) -> None:
-        """End the worker."""
+        """End worker and gate."""
         with self._wake:
             self._closed = True
             self._wake.notify()
+        self._gate.close()
         self._worker.join(timeout=5.0)
 
     def _work(self) -> None:
@@ -81,51 +132,66 @@ class ModelShelf:
         torch.set_num_threads(1)
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._offered or self._closed)
+                self._wake.wait_for(lambda: self._offered or self._closed, timeout=WATCH_PERIOD)
                 if self._closed:
                     return
-                snapshot, spec, accepted = self._offered.popleft(), self._spec, self._accepted
-                self._last = snapshot
-            verdict = self._judge(snapshot, spec, accepted)
-            if verdict is None:
-                continue
+                spec, new = self._spec, self._offered.popleft() if self._offered else None
+                self._last = new or self._last
+            try:
+                verdict = self._look(spec, new)
+            except GateLost as lost:
+                if self._closed:
+                    return
+                self._told = None
+                self.trouble = str(lost)
+                verdict = None if new is None else Verdict(new, None, f"{new.name} cannot be used: {lost}")
             with self._wake:
-                if spec is not self._spec:
-                    continue  # the world changed meanwhile, and `use_spec` offered the newest update again
+                if verdict is None or spec is not self._spec:
+                    continue  # where the world changed meanwhile, the newest update was offered again
                 if verdict.model is not None:
-                    self._accepted = snapshot
+                    kept = [] if verdict.reason else self._kept[-1:]
+                    self._kept = [*kept, Kept(verdict.snapshot, verdict.model)]
                 self._verdicts.append(verdict)
             self._ready()
 
-    def _judge(self, new: Snapshot, spec: Spec, old: Snapshot | None) -> Verdict | None:
-        """None where nothing is to be said: the update is the one in use."""
-        if old is not None and (old.run_id, old.version, old.sha256) == (new.run_id, new.version, new.sha256):
+    def _look(self, spec: Spec, new: Snapshot | None) -> Verdict | None:
+        """What to make of an update, or of the model in use where none came; None = nothing."""
+        kept = self._kept
+        if new is None and not (kept and self._heard):
             return None
-        reason = check(new, spec, model_id=self.kind, current=old)
-        if reason:
-            return Verdict(new, None, reason)
+        if spec is not self._told:
+            self._gate.begin(spec, [k.snapshot for k in kept])
+            self._told = spec
+        while self._heard:
+            self._gate.hear(self._heard.popleft())
+        if new is None:
+            return self._watch(kept)
+        used = kept[-1].snapshot if kept else None
+        if used is not None and (used.run_id, used.version, used.sha256) == (
+            new.run_id,
+            new.version,
+            new.sha256,
+        ):
+            return None
+        finding = self._heed(self._gate.judge(new))
+        if finding.reason:
+            return Verdict(new, None, finding.reason)
         try:
             model = self._build(new, spec)
-            _try_out(model, new.name)
-        except ValueError as error:
-            return Verdict(new, None, str(error))
+            try_out(model, new.name)
         except Exception as error:  # whatever is wrong with a received model must not end the worker
+            self._told = None  # the gate thinks that it is in use
             return Verdict(new, None, f"{new.name} cannot be used: {error}")
         return Verdict(new, model)
 
+    def _watch(self, kept: list[Kept]) -> Verdict | None:
+        finding = self._heed(self._gate.watch())
+        if not finding.reason:
+            return None
+        return Verdict(kept[0].snapshot, kept[0].model, finding.reason)
 
-@torch.no_grad()
-def _try_out(model: Model, name: str) -> None:
-    """Predict one step, so that what a model prepares at first use is done before it decides.
-
-    Raises:
-        ValueError: the prediction is not finite.
-    """
-    spec = model.spec
-    obs = {"vector": torch.zeros(1, spec.observation_dim)}
-    for camera in spec.cameras:
-        obs[camera.name] = torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8)
-    action = torch.zeros(1, spec.inner_action_dim)
-    prediction = model.step(model.observe(None, None, obs), action)
-    if prediction.obs is not None and not torch.isfinite(prediction.obs).all():
-        raise ValueError(f"{name} predicts what is not finite")
+    def _heed(self, finding: Finding) -> Finding:
+        self.trouble = finding.trouble
+        if not finding.reason or finding.error is not None:
+            self.error = finding.error
+        return finding

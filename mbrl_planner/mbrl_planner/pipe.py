@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from mbrl_dynamics.snapshot import Snapshot
 
 _HEAD = struct.Struct("<IQ")  # bytes of the values (JSON), bytes of the data
 
@@ -25,6 +28,17 @@ class Message:
     kind: str
     values: Mapping[str, Any] = field(default_factory=dict)
     data: bytes = b""
+
+
+def message_of(kind: str, snapshot: Snapshot) -> Message:
+    """A dynamics model as a message."""
+    values = {f.name: getattr(snapshot, f.name) for f in dataclasses.fields(snapshot) if f.name != "weights"}
+    return Message(kind, values, snapshot.weights)
+
+
+def snapshot_of(message: Message) -> Snapshot:
+    """The inverse of `message_of`."""
+    return Snapshot(**message.values, weights=message.data)
 
 
 def send(link: socket.socket, message: Message) -> None:

@@ -28,12 +28,14 @@ from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
 from mbrl_planner import policy_weights
 from mbrl_planner.agent_trainer import AgentTrainer
-from mbrl_planner.pipe import Message
+from mbrl_planner.model_gate import ModelGate
+from mbrl_planner.pipe import Message, snapshot_of
 
 BEGIN, STATE, MODEL = "begin", "state", "model"  # to this process
 WEIGHTS, STATUS, REFUSED = "weights", "status", "refused"  # from it
 WEIGHTS_PERIOD = 1.0  # between two hand-overs of weights while it learns [s]
 STATUS_PERIOD = 1.0  # [s]
+WATCH_PERIOD = 5.0  # between two looks at how good the dynamics model is; they take time from learning [s]
 SAVE_PAUSE = 5.0  # least time between two checkpoints [s]
 IDLE = 20.0  # an episode that nobody goes on with for so long is learned from [s]
 LOCK_PATIENCE = 12.0  # for a former process that is about to end [s]
@@ -89,10 +91,11 @@ class PolicyLearner:
             dataset=Path(order.dataset).expanduser() if order.dataset else None,
             checkpoint=self._folder,
         )
-        self.model: Model | None = None
-        self.snapshot: Snapshot | None = None  # of the model in use
-        self.swaps = self.models_refused = 0
+        self.gate = ModelGate(spec, order.model, lambda snapshot, _: self._restored(snapshot))
+        self.swaps = self.models_refused = self.rollbacks = 0
         self.last_refusal = ""
+        self._model_error: float | None = None
+        self._watched_at = time.monotonic()
         self.error = ""  # of the last checkpoint
         self.metrics: dict[str, float] = {}
         self.heard = 0  # number of the newest State
@@ -115,7 +118,7 @@ class PolicyLearner:
             self.heard, self._between = int(message.values["number"]), bool(message.values["between"])
             self._hear(wire.decode_transition(message.data))
         elif message.kind == MODEL:
-            self._take(Snapshot(**message.values, weights=message.data))
+            self._take(snapshot_of(message))
 
     def _hear(self, state: Transition) -> None:
         last = self.trainer.buffer.newest(state.world_id)
@@ -127,6 +130,8 @@ class PolicyLearner:
         except ValueError as error:
             self.refused += 1
             self.error = f"a State cannot be learned from: {error}"
+            return
+        self.gate.hear(state)
 
     def _rewarded(self, state: Transition, last: Transition | None) -> Transition:
         """A State whose world does not measure rewards, with the task's own."""
@@ -139,22 +144,36 @@ class PolicyLearner:
             raise ValueError("neither its world nor the task tells the reward") from None
         return dataclasses.replace(state, reward=reward)
 
+    @property
+    def model(self) -> Model | None:
+        """The dynamics model that is learned with."""
+        return None if self.gate.in_use is None else self.gate.in_use.model
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The same as it came."""
+        return None if self.gate.in_use is None else self.gate.in_use.snapshot
+
     def _take(self, snapshot: Snapshot) -> None:
         """Learn with this model from now on, if it is fit for that."""
         old = self.snapshot
         if old is not None and (old.run_id, old.version) == (snapshot.run_id, snapshot.version):
             return
-        reason = snapshots.check(snapshot, self.spec, model_id=self.order.model, current=old)
-        try:
-            model = None if reason else self._restored(snapshot)
-        except ValueError as error:
-            model, reason = None, str(error)
-        if model is None:
+        finding = self.gate.judge(snapshot)
+        self._model_error = finding.error
+        if finding.reason:
             self.models_refused += 1
-            self.last_refusal = reason
+            self.last_refusal = finding.reason
         else:
-            self.model, self.snapshot = model, snapshot
             self.swaps += 1
+
+    def _watch(self) -> None:
+        """Go back to the model before, if that does better."""
+        finding = self.gate.watch()
+        self._model_error = finding.error
+        if finding.reason:
+            self.rollbacks += 1
+            self.last_refusal = finding.reason
 
     def _restored(self, snapshot: Snapshot) -> Any:
         model: Any = snapshots.restore(snapshot, self.spec)
@@ -236,6 +255,9 @@ class PolicyLearner:
         now, covered = time.monotonic(), self.covered
         if not self.may_learn:
             self._burst_began = None
+        if now - self._watched_at >= WATCH_PERIOD:
+            self._watched_at = now
+            self._watch()
         if self.agent.updates != self._sent and (
             now - self._weights_at >= WEIGHTS_PERIOD or covered is not None
         ):
@@ -284,6 +306,8 @@ class PolicyLearner:
             "model": None if used is None else [used.model_id, used.run_id, used.version],
             "swaps": self.swaps,
             "models_refused": self.models_refused,
+            "rollbacks": self.rollbacks,
+            "model_error": self._model_error,
             "last_refusal": self.last_refusal,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,9 @@ from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_dynamics.ros.node import wait_until
 from mbrl_dynamics.snapshot import Snapshot, pack, restore
 from mbrl_dynamics.spec import Element, Spec
+from mbrl_dynamics.transition import Transition
+from mbrl_planner.gate_process import GateLost
+from mbrl_planner.model_gate import Finding, ModelGate
 from mbrl_planner.model_shelf import ModelShelf, Verdict
 
 SPEC = Spec("t", (Element("x"),), (Element("f", "N", -1.0, 1.0),), 0.05)
@@ -25,9 +29,38 @@ def update(version: int = 1, run_id: str = "a", spec: Spec = SPEC, **changes) ->
     return dataclasses.replace(snapshot, **changes)
 
 
+class Direct:
+    """A ModelGate in the shelf's own thread."""
+
+    def __init__(self, build=restore) -> None:
+        self.build, self.kept, self.lost = build, [], 0
+
+    def begin(self, spec, kept) -> None:
+        self.kept = kept
+        self.gate = ModelGate(spec, "ensemble", self.build)
+        for snapshot in kept:
+            self.gate.keep(snapshot)
+
+    def hear(self, state) -> None:
+        self.gate.hear(state)
+
+    def judge(self, snapshot) -> Finding:
+        if self.lost:
+            self.lost -= 1
+            raise GateLost("the gate is gone")
+        return self.gate.judge(snapshot)
+
+    def watch(self) -> Finding:
+        return self.gate.watch()
+
+    def close(self) -> None:
+        pass
+
+
 class Shelf:
     def __init__(self, build=restore) -> None:
-        self.shelf = ModelShelf(SPEC, "ensemble", build, lambda: None)
+        self.gate = Direct(build)
+        self.shelf = ModelShelf(SPEC, build, self.gate, lambda: None)
 
     def judge(self, *updates: Snapshot, verdicts: int | None = None) -> list[Verdict]:
         """Offer updates and wait for what becomes of them."""
@@ -115,3 +148,23 @@ def test_a_model_built_for_a_world_that_is_gone_is_not_handed_out():
     (verdict,) = shelf.wait(1)
     assert verdict.model is None and "dynamics hash" in verdict.reason
     shelf.shelf.close()
+
+
+def test_a_gate_that_is_lost_refuses_and_the_next_knows_the_last_two_good_models(shelf):
+    shelf.judge(update(1), update(2), update(3))
+    shelf.gate.lost = 1
+    (refused,) = shelf.judge(update(4))
+    assert refused.model is None and "update 4 of run a cannot be used: the gate is gone" in refused.reason
+    assert shelf.shelf.trouble == "the gate is gone"
+    (accepted,) = shelf.judge(update(5))
+    assert accepted.model is not None and shelf.shelf.trouble == ""
+    assert [snapshot.version for snapshot in shelf.gate.kept] == [2, 3]
+
+
+def test_a_model_that_is_given_up_hands_out_the_one_before(shelf):
+    first, _ = shelf.judge(update(1), update(2))
+    shelf.gate.gate.watch = lambda: Finding("update 2 did worse", 0.1)
+    shelf.shelf.hear(Transition(bytes(16), 0, 0, np.zeros(1), np.zeros(1), first=True))
+    (verdict,) = shelf.wait(1)
+    assert verdict.model is first.model and verdict.snapshot.version == 1
+    assert verdict.reason == "update 2 did worse" and shelf.shelf.error == 0.1

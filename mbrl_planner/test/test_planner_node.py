@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -371,6 +372,42 @@ def test_without_a_model_it_waits_if_told_so():
         assert not client.actions
         client.use(1)
         assert list(run.result().steps) == [5]
+
+
+def test_a_planner_that_starts_again_without_a_learner_uses_the_model_that_it_kept(tmp_path):
+    keeping = QUICK | {"model_folder": str(tmp_path)}
+    with (
+        isolated_domain(),
+        start_node(SIM, {"task": TASK}),
+        start_node(PLANNER, keeping) as planner,
+        peer() as me,
+    ):
+        Client(me, planner).use(1)
+        judge = children(planner)
+        planner.stop(signal.SIGKILL)
+        eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in judge), "the gate lives on")
+    with (
+        isolated_domain(),
+        start_node(SIM, {"task": TASK}),
+        start_node(PLANNER, keeping) as planner,
+        peer() as me,
+    ):
+        client = Client(me, planner)  # publishes nothing
+        eventually(lambda: client.status.version == 1, "does not remember")
+        (pid,) = children(planner)
+        os.kill(pid, signal.SIGKILL)
+        client.publish(2)
+        eventually(lambda: client.status.refused == 1, "not refused without a judge")
+        assert "the process that judges models ended (signal 9)" in client.status.last_refusal
+        assert client.status.version == 1
+        client.use(3)  # judged by another one
+        assert client.status.error_msg == ""
+
+
+def children(node: NodeProcess) -> list[int]:
+    """Processes that a node has started."""
+    with open(f"/proc/{node.pid}/task/{node.pid}/children", encoding="ascii") as file:
+        return [int(pid) for pid in file.read().split()]
 
 
 def test_a_world_of_other_dynamics_is_not_controlled():

@@ -148,5 +148,10 @@ def learner_text(learner: LearnerStatus | None) -> str:
 def model_text(status: ModelStatus) -> str:
     """The model that one node uses, in a line or two."""
     used = f"{status.model_id} version {status.version}" if status.in_use else "no model"
-    text = f"model     {status.node}: {used}, {status.swaps} swaps, {status.refused} updates refused"
-    return f"{text}\n          last refusal: {status.last_refusal}" if status.last_refusal else text
+    lines = [
+        f"model     {status.node}: {used}, error {status.error:.3g}, {status.swaps} swaps, "
+        f"{status.refused} updates refused, {status.rollbacks} given up"
+    ]
+    lines += [f"          last refusal: {status.last_refusal}"] if status.last_refusal else []
+    lines += [f"          error: {status.error_msg}"] if status.error_msg else []
+    return "\n".join(lines)

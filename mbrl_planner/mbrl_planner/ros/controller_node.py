@@ -26,11 +26,10 @@ from mbrl_msgs.msg import State as StateMsg
 from mbrl_planner.controller import Controller, Decider, Statistics
 from mbrl_planner.episodes import Goal
 from mbrl_planner.ros.episode_server import EpisodeServer
-from mbrl_planner.ros.model_subscriber import ModelSubscriber
 
 
 class Models(Protocol):
-    """Whence a controller's models come. See model_subscriber.py and policy_models.py."""
+    """Whence a controller's models come. See model_subscriber.py and policy_learning.py."""
 
     swaps: int
     refused: int
@@ -166,8 +165,7 @@ class ControllerNode(BaseNode):
 
     def make_models(self) -> Models:
         """Whence models come."""
-        plugins.find("models", self.params[""].model)
-        return ModelSubscriber(self, self.params[""].model, self.task, self.model_ready)
+        raise NotImplementedError
 
     def use(self, model: Model | None) -> None:
         """Decide with this model from now on."""

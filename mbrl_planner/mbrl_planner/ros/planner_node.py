@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from mbrl_dynamics.transition import Transition
 from mbrl_msgs.msg import Plan as PlanMsg
 from mbrl_msgs.srv import ComputePlan
 from mbrl_planner.agents.mpc import MPC
+from mbrl_planner.gate_process import Order
 from mbrl_planner.interfaces import Planner
 from mbrl_planner.ros.controller_node import ControllerNode, ControllerNodeConfig
 from mbrl_planner.ros.convert import PlanContext, plan_to_msg
@@ -43,6 +46,16 @@ class PlannerNodeConfig(ControllerNodeConfig):
         float,
         Field(ge=0, description="standard deviation of the noise on scaled actions in mode explore [1]"),
     ] = 0.1
+    model_tolerance: Annotated[
+        float,
+        Field(
+            ge=1, description="a model whose error is so many times that of another is not used for it [1]"
+        ),
+    ] = 2.0
+    model_folder: Annotated[
+        str,
+        Field(description="folder of the model in use, read at the start; empty = it is not kept on disk"),
+    ] = ""
     display_candidates: Annotated[
         int, Field(ge=1, description="candidates in `plan` and `plan_markers`, where anybody listens [1]")
     ] = 16
@@ -84,6 +97,32 @@ class PlannerNode(ControllerNode):
         )
         return self.mpc
 
+    def make_models(self) -> ModelSubscriber:
+        """From the learner, judged by a process of its own."""
+        own, group = self.params[""], _prefix(self.params[""].planner)
+        plugins.find("models", own.model)
+        folder = str(Path(own.model_folder).expanduser()) if own.model_folder else ""
+        order = Order(
+            own.model,
+            own.task,
+            own.action_repeat,
+            own.model_tolerance,
+            folder,
+            own.planner,
+            dataclasses.asdict(self.params[group]),
+            own.time_budget,
+            limit=self.task.spec.control_period if own.time_budget else 0.0,
+        )
+        return ModelSubscriber(self, order, self.task, self.model_ready)
+
+    def heard(self, state: Transition) -> None:
+        """New models are tried out on what happened."""
+        self.models.hear(state)
+
+    def trouble(self) -> str:
+        """What is wrong with judging models."""
+        return self.models.trouble
+
     def use(self, model: Model | None) -> None:
         """Plan with this model."""
         self.mpc.swap(model)
@@ -92,6 +131,7 @@ class PlannerNode(ControllerNode):
         """Make the planner anew; it is stateless."""
         if group == _prefix(self.params[""].planner):
             self.mpc.planner = self._make_planner()
+            self.models.use_planner(self.params[""].planner, dataclasses.asdict(self.params[group]))
 
     def show(self, state: Transition) -> None:
         """Publish `plan` and `plan_markers`, where somebody listens."""

@@ -155,7 +155,9 @@ class PolicyLearning:
         said = dict(message.values)
         for event in said["events"][_overlap(self.said.get("events", []), said["events"]) :]:
             self._note(event)
-        news = any(self.said.get(key) != said[key] for key in ("model", "swaps", "models_refused"))
+        news = any(
+            self.said.get(key) != said[key] for key in ("model", "swaps", "models_refused", "rollbacks")
+        )
         self.said, self.error, self._said_at = said, said["error"], time.monotonic()
         if self.kind and news:
             self._publish_model()
@@ -225,7 +227,9 @@ class PolicyLearning:
             in_use=said["model"] is not None,
             swaps=said["swaps"],
             refused=said["models_refused"],
+            rollbacks=said["rollbacks"],
             last_refusal=said["last_refusal"],
+            error=math.nan if said["model_error"] is None else said["model_error"],
         )
         if said["model"] is not None:
             msg.model_id, msg.run_id, msg.version = said["model"]
