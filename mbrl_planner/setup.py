@@ -15,6 +15,7 @@ setup(
         "console_scripts": [
             "planner_node = mbrl_planner.ros.planner_node:main",
             "policy_node = mbrl_planner.ros.policy_node:main",
+            "teleop_node = mbrl_planner.ros.teleop_node:main",
         ],
         "mbrl.agents": [
             "dreamer = mbrl_planner.agents.dreamer:Dreamer",

@@ -22,12 +22,13 @@ import psutil
 import yaml
 
 from mbrl_bringup.goals import Demo, demo_of
-from mbrl_bringup.nodes import MPC, model_kind
+from mbrl_bringup.nodes import MPC, TELEOP, model_kind
 from mbrl_bringup.result import Result, command_line, commit_id, machine_name, write
 from mbrl_bringup.stack import Process, StackConfig, default_run_dir, resolve
 from mbrl_bringup.supervisor import GRACE
 from mbrl_bringup.tether import tethered
 from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.errors import UserError
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
 
@@ -93,6 +94,8 @@ def prepare(arguments: Mapping[str, Any], options: DemoConfig, began: float) -> 
     """
     resolve(arguments)
     agent = str(arguments.get("agent") or StackConfig.agent)
+    if agent == TELEOP:
+        raise UserError("a demonstration shows what learns; a person acts in `mbrl up --agent teleop`")
     demo = demo_of(str(arguments.get("task") or StackConfig.task), agent)
     if options.episodes:
         demo = dataclasses.replace(demo, episodes=options.episodes)

@@ -23,6 +23,7 @@ NODES = {  # name -> (package, module), in the order of the flow
     "dynamics_node": ("mbrl_dynamics", "mbrl_dynamics.ros.dynamics_node"),
     "planner_node": ("mbrl_planner", "mbrl_planner.ros.planner_node"),
     "policy_node": ("mbrl_planner", "mbrl_planner.ros.policy_node"),
+    "teleop_node": ("mbrl_planner", "mbrl_planner.ros.teleop_node"),
 }
 _CONFIG = {
     "sim_node": "SimConfig",
@@ -31,11 +32,13 @@ _CONFIG = {
     "dynamics_node": "DynamicsNodeConfig",
     "planner_node": "PlannerNodeConfig",
     "policy_node": "PolicyNodeConfig",
+    "teleop_node": "TeleopNodeConfig",
 }
 SIMULATED = ("mode", "action_repeat", "real_time_factor", "action_delay_steps")  # arguments without a robot
 PLANNING_SHARE = 0.6  # of the time until an answer is due on a robot
 FOLDERS = ("dataset", "checkpoint")  # of a run
-MPC = "mpc"  # the agent that planner_node is; all others run in policy_node
+MPC, TELEOP = "mpc", "teleop"
+CONTROLLERS = {MPC: "planner_node", TELEOP: "teleop_node"}  # all other agents run in policy_node
 
 
 def wanted(stack: StackConfig) -> list[str]:
@@ -44,7 +47,7 @@ def wanted(stack: StackConfig) -> list[str]:
         return ["sim_node"]
     world = [*(["driver_node"] if stack.driver else []), "robot_bridge"] if stack.robot else ["sim_node"]
     learner = ["dynamics_node"] if model_kind(stack) else []
-    return [*world, *learner, "planner_node" if stack.agent == MPC else "policy_node"]
+    return [*world, *learner, CONTROLLERS.get(stack.agent, "policy_node")]
 
 
 def robot_of(stack: StackConfig) -> RobotConfig | None:
@@ -90,7 +93,7 @@ def on_robot(stack: StackConfig, robot: RobotConfig, given: Mapping[str, Any]) -
 
 def model_kind(stack: StackConfig) -> str:
     """Kind of dynamics model that is learned; empty = the agent needs none."""
-    if stack.agent == MPC:
+    if stack.agent in CONTROLLERS:
         return stack.model or "ensemble"
     own: str = policy_class(stack.agent).model
     return (stack.model or own) if own else ""
@@ -103,7 +106,7 @@ def policy_class(agent: str) -> Any:
         UserError: there is none of that name; the sentence lists all that a stack can run.
     """
     if ":" not in agent:
-        one_of("agent", agent, [MPC, *names("agents")])
+        one_of("agent", agent, [*CONTROLLERS, *names("agents")])
     from mbrl_planner.policy_agents import policy_class  # loads torch
 
     return policy_class(agent)
@@ -118,7 +121,7 @@ def arguments_as_parameters(stack: StackConfig, robot: RobotConfig | None) -> di
         "sim_node": {
             "task": stack.task,
             "seed": stack.seed,
-            "mode": stack.mode,
+            "mode": stack.mode or ("realtime" if stack.agent == TELEOP else None),  # people do not wait
             "action_repeat": stack.action_repeat,
             "real_time_factor": stack.real_time_factor,
             "action_delay_steps": stack.action_delay_steps,
@@ -142,6 +145,11 @@ def arguments_as_parameters(stack: StackConfig, robot: RobotConfig | None) -> di
             "time_budget": stack.time_budget,
             "no_model": stack.no_model,
             "model_folder": f"{stack.run_dir}/model" if stack.run_dir else "",
+        },
+        "teleop_node": {
+            "task": stack.task,
+            "action_repeat": stack.action_repeat,
+            "episodes": stack.episodes,
         },
         "policy_node": {
             "task": stack.task,
@@ -244,7 +252,7 @@ def policy_tables(agent: str) -> dict[str, type]:
     from mbrl_planner.policy_agents import trainable  # loads torch
 
     tables = {name: policy_class(name).Config for name in trainable()}
-    if agent != MPC:
+    if agent not in CONTROLLERS:
         tables[_prefix(agent)] = policy_class(agent).Config
     return tables
 

@@ -35,7 +35,10 @@ class StackConfig:
     ] = "cartpole_swingup"
     agent: Annotated[
         str,
-        Field(description="what acts: mpc, or one that learns a policy: installed, or package.module:Class"),
+        Field(
+            description="what acts: mpc, teleop (a person with a joystick), or one that learns a policy: "
+            "installed, or package.module:Class"
+        ),
     ] = "mpc"
     model: Annotated[
         str,
@@ -299,7 +302,7 @@ def file_parameters(path: Path, node: str, namespace: str) -> dict[str, Any]:
 
 
 def _check_sections(path: Path, namespace: str) -> None:
-    known = [*nodes.NODES, "policy_node"]
+    known = list(nodes.NODES)
     for section in _sections(path):
         if not any(_matches(section, f"{namespace}/{node}") for node in known):
             raise UserError(

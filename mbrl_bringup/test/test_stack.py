@@ -80,6 +80,14 @@ def test_a_world_that_nobody_controls_runs_alone() -> None:
     assert [process.name for process in resolve({"mode": "free"})] == ["sim_node"]
 
 
+def test_a_person_takes_the_place_of_the_planner_and_the_world_does_not_wait() -> None:
+    stack = by_name(resolve({"agent": "teleop", "task": "pendulum"}))
+    assert list(stack) == ["sim_node", "dynamics_node", "teleop_node"]
+    assert stack["sim_node"].parameters["mode"] == "realtime"
+    person = stack["teleop_node"].configuration["controller_id"]
+    assert person in stack["dynamics_node"].configuration["demonstrators"]
+
+
 # A robot ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,16 +14,32 @@ from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition, WorldId
 from mbrl_dynamics.types import Trajectory
 
+Fit = Literal["all", "half", "latest"]  # see ReplayBuffer.strata
+
 
 class ReplayBuffer:
     """Grows without limit in main memory; one row a State.
 
     A *step* is a pair of States that follow each other without a gap. Several worlds may be added side by
     side, one State of each in turn: every row knows which row it follows.
+
+    Args:
+        spec: of the world.
+        capacity: rows to begin with.
+        demonstrators: ids of controllers whose steps are demonstrations.
+        fit_on: what models are fitted on, see `strata`.
     """
 
-    def __init__(self, spec: Spec, capacity: int = 1024) -> None:
-        self.spec = spec
+    def __init__(
+        self,
+        spec: Spec,
+        capacity: int = 1024,
+        *,
+        demonstrators: Collection[str] = (),
+        fit_on: Fit = "all",
+    ) -> None:
+        self.spec, self.fit_on = spec, fit_on
+        self._demonstrators = frozenset(demonstrators)
         self._rows = 0
         self._length = 0
         self._newest: dict[WorldId, tuple[Transition, int]] = {}  # of each world: its last State and row
@@ -33,6 +52,8 @@ class ReplayBuffer:
         self._action: NDArray[np.float32] = np.zeros((capacity, spec.inner_action_dim), np.float32)
         self._reward: NDArray[np.float32] = np.zeros(capacity, np.float32)
         self._terminated: NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        self._demonstrated: NDArray[np.bool_] = np.zeros(capacity, np.bool_)
+        self._run: NDArray[np.int64] = np.zeros(capacity, np.int64)  # unbroken run that a row belongs to
         self._images: dict[str, list[NDArray[np.uint8]]] = {camera.name: [] for camera in spec.cameras}
         self.episodes = 0  # unbroken runs of States seen so far
         self.gaps = 0  # States that neither began an episode nor followed the one before
@@ -66,11 +87,13 @@ class ReplayBuffer:
             self._action[row] = self.spec.scale_action(transition.action)
             self._reward[row] = transition.reward
             self._terminated[row] = transition.terminated
+            self._demonstrated[row] = transition.controller_id in self._demonstrators
             self._steps[self._length] = row
             self._length += 1
         for name, image in transition.images.items():
             self._images[name].append(image)
         self._before[row], self._after[row] = before if joined else row, row
+        self._run[row] = self._run[before] if joined else row
         if joined:
             self._after[before] = row
         self._newest[transition.world_id] = transition, row
@@ -128,6 +151,23 @@ class ReplayBuffer:
             rows = np.where(counts > count, self._after[rows], rows)
         return np.searchsorted(self._steps[: self._length], rows)
 
+    def strata(self) -> list[NDArray[np.int64]]:
+        """Steps (0 .. len(self)-1) that a model is fitted on: it sees as much of each stratum.
+
+        As `fit_on` says: "all" that was seen (no-regret model learning), one "half" demonstrations and the
+        other one not (agnostic system identification), or the "latest" episode only, for comparison (Ross &
+        Bagnell, 2012, https://arxiv.org/abs/1203.1007). A stratum that would be empty is left out.
+        """
+        rows = self._steps[: self._length]
+        if self.fit_on == "half":
+            shown = self._demonstrated[rows]
+            parts = [np.flatnonzero(~shown), np.flatnonzero(shown)]
+        elif self.fit_on == "latest" and len(rows):
+            parts = [np.flatnonzero(self._run[rows] == self._run[rows[-1]])]
+        else:
+            parts = [np.arange(self._length)]
+        return [part for part in parts if len(part)]
+
     def all(self) -> Trajectory:
         """Every step, as slices of length one."""
         return self.slices(np.arange(self._length))
@@ -135,7 +175,17 @@ class ReplayBuffer:
     def _grow(self, rows: int) -> None:
         capacity = len(self._obs)
         if rows > capacity:
-            for name in ("_obs", "_action", "_reward", "_terminated", "_steps", "_before", "_after"):
+            for name in (
+                "_obs",
+                "_action",
+                "_reward",
+                "_terminated",
+                "_demonstrated",
+                "_run",
+                "_steps",
+                "_before",
+                "_after",
+            ):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.episodes import EpisodeStore, read
 from mbrl_dynamics.errors import UserError
@@ -34,6 +35,13 @@ class LearnerConfig:
     ] = ""
     seed: Annotated[int, Field(ge=0, description="of weights and batches")] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the training [1]")] = 2
+    fit_on: Annotated[
+        Literal["all", "half", "latest"],
+        Field(description="all steps, as many demonstrations as other steps, or those of the latest episode"),
+    ] = "all"
+    demonstrators: Annotated[
+        tuple[str, ...], Field(description="controllers whose steps are demonstrations, by their ids")
+    ] = ("person",)
     train_every_steps: Annotated[
         int, Field(ge=0, description="train also within an episode, after so many steps; 0 = never [steps]")
     ] = 0
@@ -100,6 +108,7 @@ class Learner:
         self._heard_at = time.monotonic()
         self._worker = TrainingWorker(
             model_class(spec, model_config, seed=settings.seed),
+            ReplayBuffer(spec, demonstrators=settings.demonstrators, fit_on=settings.fit_on),
             model_id,
             Budget(settings.fit_steps, settings.fit_seconds),
             _folder(settings.checkpoint),

@@ -92,8 +92,9 @@ class Trainer:
         if not len(buffer):
             raise ValueError("there is nothing to train on: the replay buffer is empty")
         begin, steps, loss = time.monotonic(), 0, math.nan
-        train, held_out = _split(len(buffer))
-        judge = buffer.slices(held_out, self.length)
+        strata = [_split(steps) for steps in buffer.strata()]
+        train, held_out = [part for part, _ in strata], [part for _, part in strata]
+        judge = buffer.slices(_alike(held_out), self.length)
         self._start(judge)
         for rate, share in ((self.config.learning_rate, 0.7), (self.config.final_learning_rate, 1.0)):
             for group in self.optimizer.param_groups:
@@ -119,12 +120,16 @@ class Trainer:
         self._generator.set_state(state["generator"])
         load_optimizer(self.optimizer, state)
 
-    def _descend(self, buffer: ReplayBuffer, train: NDArray[np.int64], steps: int) -> float:
-        """Some gradient steps; returns the mean loss."""
+    def _descend(self, buffer: ReplayBuffer, train: list[NDArray[np.int64]], steps: int) -> float:
+        """Some gradient steps, each on as much of every stratum; returns the mean loss."""
         total = 0.0
-        draws = torch.randint(len(train), (steps, self.config.batch_size), generator=self._generator).numpy()
-        for draw in draws:
-            loss, metrics = self.model.loss(buffer.slices(train[draw], self.length))
+        sizes = [len(part) for part in np.array_split(np.arange(self.config.batch_size), len(train))]
+        draws = [
+            part[torch.randint(len(part), (steps, size), generator=self._generator).numpy()]
+            for part, size in zip(train, sizes, strict=True)
+        ]
+        for draw in np.concatenate(draws, axis=1):
+            loss, metrics = self.model.loss(buffer.slices(draw, self.length))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -159,10 +164,15 @@ class Trainer:
         return float(self.best_errors.mean())
 
 
-def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Training and held-out transitions; with very few, they are judged on what they train on."""
-    index = np.arange(count)
     held_out = is_held_out(index)
     if held_out.all() or not held_out.any():
         return index, index
     return index[~held_out], index[held_out]
+
+
+def _alike(strata: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Strata side by side, the smaller ones repeated so that all count as much."""
+    largest = max(len(stratum) for stratum in strata)
+    return np.concatenate([np.resize(stratum, largest) for stratum in strata])

@@ -43,6 +43,7 @@ class TrainingWorker:
 
     Args:
         model: the untrained model, with `training_state` and `load_training_state` beside the Model protocol.
+        buffer: empty; says what the model is fitted on.
         model_id: what the snapshots call it.
         budget: of each fit.
         folder: of the checkpoint; None = none.
@@ -61,6 +62,7 @@ class TrainingWorker:
     def __init__(
         self,
         model: Any,
+        buffer: ReplayBuffer,
         model_id: str,
         budget: Budget,
         folder: Path | None = None,
@@ -73,7 +75,7 @@ class TrainingWorker:
         self.phase, self.error, self.fit_seconds = Phase.IDLE, "", math.nan
         self._model, self._model_id, self._budget, self._folder = model, model_id, budget, folder
         self._threads, self._notify = threads, notify
-        self._buffer = ReplayBuffer(model.spec)
+        self._buffer = buffer
         self._pending: list[Transition] = []  # told, but not in the buffer yet
         self._wanted: tuple[str, int] | None = None
         self._closing = False

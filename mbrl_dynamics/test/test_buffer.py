@@ -1,5 +1,7 @@
 """The replay buffer: slices that never cross an episode or a gap."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +104,29 @@ def test_later_steps_of_worlds_side_by_side() -> None:
     for one, other in zip(episode(0, 3), episode(0, 3, world=OTHER_WORLD), strict=True):
         buffer.add(one), buffer.add(other)
     assert buffer.later(np.array([0, 1]), np.array([1, 9])).tolist() == [2, 5]
+
+
+def by(controller: str, states):
+    """The same States as if that controller had chosen every action."""
+    return [dataclasses.replace(state, controller_id=controller) for state in states]
+
+
+def test_what_models_are_fitted_on() -> None:
+    shown, own, lately = by("person", episode(0, 6)), by("mpc", episode(1, 30)), by("mpc", episode(2, 4))
+    strata = {}
+    for fit_on in ("all", "half", "latest"):
+        buffer = ReplayBuffer(SPEC, 4, demonstrators=("person",), fit_on=fit_on)
+        assert buffer.strata() == []
+        for state in [*shown, *own, *lately]:
+            buffer.add(state)
+        strata[fit_on] = [part.tolist() for part in buffer.strata()]
+    everything = list(range(40))
+    assert strata == {
+        "all": [everything],
+        "half": [everything[6:], everything[:6]],
+        "latest": [everything[36:]],
+    }
+    alone = ReplayBuffer(SPEC, 4, demonstrators=("person",), fit_on="half")
+    for state in own:
+        alone.add(state)
+    assert [part.tolist() for part in alone.strata()] == [list(range(30))]

@@ -291,3 +291,24 @@ def test_a_change_of_normalisers_keeps_what_is_predicted_of_rewards() -> None:
         model.renormalize(rewarded(30).all())
         after = model.step(state, torch.tensor([[0.5]]))
     torch.testing.assert_close(after.reward, before.reward, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("fit_on", "expected"), [("all", 0.8), ("half", 0.0), ("latest", 1.0)])
+def test_demonstrations_count_as_much_as_all_the_rest_where_told_so(fit_on: str, expected: float) -> None:
+    """The same action moved a robot by -1 in 60 demonstrated steps and by +1 in 540 of its own: the best
+    prediction is the mean over what the model is fitted on.
+    """
+    spec = Spec("t", (Element("x"),), (Element("f", "", -1.0, 1.0),), 0.05)
+    buffer = ReplayBuffer(spec, demonstrators=("person",), fit_on=fit_on)
+    random = np.random.default_rng(0)
+    moves = [("person", -1.0)] * 60 + [("mpc", 1.0)] * 540
+    for episode, (controller, move) in enumerate(moves):
+        x = random.uniform(-1, 1, size=1)
+        for step in range(2):
+            seen = Transition(bytes(16), episode, step, x + step * move, np.zeros(1), first=step == 0)
+            buffer.add(dataclasses.replace(seen, controller_id=controller))
+    model = Ensemble(spec, EnsembleConfig(members=3, hidden=(8,), batch_size=64, learning_rate=3e-3))
+    model.fit(buffer, Budget(600))
+    with torch.no_grad():
+        predicted = model.step(EnsembleState(torch.zeros(1, 1)), torch.zeros(1, 1)).obs
+    assert float(predicted) == pytest.approx(expected, abs=0.35)
