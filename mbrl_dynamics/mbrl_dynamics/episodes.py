@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import fcntl
 import io
+import logging
 import os
 import re
 import struct
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, Header, Message, Schema
 from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
@@ -27,11 +30,14 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Answer, Transition, WorldId
 
+_log = logging.getLogger(__name__)
+
 Record = Transition | Answer | Spec
 
 TOPICS = {"state": wire.STATE, "action": wire.ACTION, "spec": wire.SPEC}  # topic -> message
 _LIBRARY = "mbrl_dynamics"
 _HEAD = struct.Struct("<BQ")  # opcode and length of a record
+_BEGUN = 1 << 16  # a longer rest is no message that was just begun [bytes]
 _FOOTER = _HEAD.pack(Opcode.FOOTER, 20)
 _DATA = (Opcode.HEADER, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE)
 
@@ -162,23 +168,16 @@ def read(folder: Path, topics: Collection[str] = ("state", "action", "spec")) ->
     """What a dataset folder holds, in the order in which it came; a file may lack its end.
 
     Raises:
-        UserError: a file is not a recording of this package, or not of this version of it.
+        UserError: a file is not a recording of this package, or not of this version of it, or is damaged.
     """
     for path in files(folder):
         channels: dict[int, str] = {}
         with path.open("rb") as file:
-            for opcode, content, _ in _records(file, path):
-                stream = ReadDataStream(io.BytesIO(content))
-                if opcode == Opcode.SCHEMA:
-                    _check_schema(Schema.read(stream), path)
-                elif opcode == Opcode.CHANNEL:
-                    channel = Channel.read(stream)
-                    channels[channel.id] = channel.topic
-                elif opcode == Opcode.MESSAGE:
-                    message = Message.read(stream, len(content))
-                    topic = channels[message.channel_id]
-                    if topic in topics:
-                        yield _decode(topic, message.data)
+            for opcode, content, end in _records(file, path):
+                with _told(path, end):
+                    record = _record(opcode, content, path, channels, topics)
+                if record is not None:
+                    yield record
 
 
 def newest_spec(folder: Path) -> Spec | None:
@@ -197,7 +196,8 @@ def newest_spec(folder: Path) -> Spec | None:
 def recover(path: Path) -> bool:
     """Give a file whose writer was killed its end; the records that are whole stay where they are.
 
-    May itself be interrupted anywhere, and is then done again. A file without any message is removed.
+    May itself be interrupted anywhere, and is then done again. A file without any message is removed; one
+    that is damaged before its first message is only put aside, as `.damaged`.
 
     Returns:
         Whether the file was without an end.
@@ -213,12 +213,17 @@ def recover(path: Path) -> bool:
         sink = _WholeWrites(file.fileno())
         writer, end, messages = _writer(sink), 0, 0
         sink.muted = True
-        for opcode, content, end in _records(file, path):  # noqa: B007
+        for opcode, content, end in _records(file, path):
             messages += opcode == Opcode.MESSAGE
-            _replay(writer, opcode, content)
+            with _told(path, end):
+                _replay(writer, opcode, content)
         sink.muted = False
         if not messages:
-            path.unlink()
+            if os.fstat(file.fileno()).st_size - end > _BEGUN:
+                path.rename(path.with_suffix(".damaged"))
+                _log.warning("%s cannot be read from byte %d on: put aside as .damaged", path, end)
+            else:
+                path.unlink()
             return True
         sink.rewind(end)
         writer.finish()
@@ -279,10 +284,13 @@ def _records(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes, int]]:
         if opcode not in _DATA or end > size:
             return
         content = file.read(length)
-        if opcode == Opcode.HEADER and Header.read(ReadDataStream(io.BytesIO(content))).library != _LIBRARY:
-            raise UserError(
-                f"{path} was not recorded by {_LIBRARY}: keep other files out of a dataset folder"
-            )
+        if opcode == Opcode.HEADER:
+            with _told(path, end):
+                library = Header.read(ReadDataStream(io.BytesIO(content))).library
+            if library != _LIBRARY:
+                raise UserError(
+                    f"{path} was not recorded by {_LIBRARY}: keep other files out of a dataset folder"
+                )
         yield opcode, content, end
 
 
@@ -308,6 +316,35 @@ def _replay(writer: Writer, opcode: int, content: bytes) -> None:
     elif opcode == Opcode.MESSAGE:
         message = Message.read(stream, len(content))
         writer.add_message(message.channel_id, message.log_time, message.data, message.publish_time)
+
+
+@contextmanager
+def _told(path: Path, end: int) -> Iterator[None]:
+    """A record that cannot be read is told in one sentence."""
+    try:
+        yield
+    except (McapError, ValueError, KeyError, struct.error) as error:
+        raise UserError(
+            f"{path} is damaged before byte {end} ({' '.join(str(error).split()) or type(error).__name__}): "
+            "move it elsewhere to go on without it"
+        ) from None
+
+
+def _record(
+    opcode: int, content: bytes, path: Path, channels: dict[int, str], topics: Collection[str]
+) -> Record | None:
+    """What a record of a file says, if it is a message of these topics; `channels` are those seen so far."""
+    stream = ReadDataStream(io.BytesIO(content))
+    if opcode == Opcode.SCHEMA:
+        _check_schema(Schema.read(stream), path)
+    elif opcode == Opcode.CHANNEL:
+        channel = Channel.read(stream)
+        channels[channel.id] = channel.topic
+    elif opcode == Opcode.MESSAGE:
+        message = Message.read(stream, len(content))
+        topic = channels[message.channel_id]
+        return _decode(topic, message.data) if topic in topics else None
+    return None
 
 
 def _check_schema(schema: Schema, path: Path) -> None:

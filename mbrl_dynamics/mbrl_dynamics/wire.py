@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import struct
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -121,7 +123,11 @@ def encode_transition(transition: Transition, spec: Spec) -> bytes:
 
 
 def decode_transition(data: bytes) -> Transition:
-    """The inverse of `encode_transition`."""
+    """The inverse of `encode_transition`.
+
+    Raises:
+        ValueError: the bytes are not those of a State.
+    """
     msg = _decode(data, STATE)
     return Transition(
         world_id=msg.world_id.tobytes(),
@@ -155,7 +161,11 @@ def encode_answer(answer: Answer, stamp: float) -> bytes:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """The inverse of `encode_answer`."""
+    """The inverse of `encode_answer`.
+
+    Raises:
+        ValueError: the bytes are not those of an Action.
+    """
     msg = _decode(data, ACTION)
     values = msg.values.astype(np.float64).reshape(msg.horizon, -1) if msg.horizon else np.empty((0, 0))
     return Answer(msg.world_id.tobytes(), msg.episode, msg.step, msg.controller_id, values, msg.disagreement)
@@ -180,7 +190,11 @@ def encode_spec(spec: Spec, world_id: WorldId) -> bytes:
 
 
 def decode_spec(data: bytes) -> tuple[Spec, WorldId]:
-    """The inverse of `encode_spec`."""
+    """The inverse of `encode_spec`.
+
+    Raises:
+        ValueError: the bytes are not those of a Spec.
+    """
     msg = _decode(data, SPEC)
     spec = Spec(
         task=msg.task,
@@ -212,7 +226,10 @@ def _encode(kind: str, /, **fields: Any) -> bytes:
 
 
 def _decode(data: bytes, name: str) -> Any:
-    return _store().deserialize_cdr(data, name)
+    try:
+        return _store().deserialize_cdr(data, name)
+    except (SerdeError, IndexError, struct.error) as error:
+        raise ValueError(f"not the bytes of a {name.rpartition('/')[2]}: {error}") from None
 
 
 def _holds(name: str) -> list[str]:
