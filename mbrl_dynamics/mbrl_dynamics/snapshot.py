@@ -16,12 +16,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mbrl_dynamics.allowance import Allowance
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.plugins import find
 from mbrl_dynamics.spec import Spec
 
 MAX_BYTES = 1 << 28  # larger updates are refused [bytes]
+_SPARE = 16 << 20  # what a model may take beside its weights while it is built [bytes]
 _MANIFEST = "manifest"  # key of the safetensors metadata
 
 
@@ -138,7 +140,8 @@ def restore(snapshot: Snapshot, spec: Spec, model_class: type | None = None, *, 
     kind: Any = model_class or find("models", snapshot.model_id)
     try:
         config = build(kind.Config, json.loads(snapshot.architecture))
-        model = kind(spec, config, seed=seed)
+        with Allowance(_SPARE + 4 * len(snapshot.weights)):  # a few words can describe a model of any size
+            model = kind(spec, config, seed=seed)
     except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{snapshot.name} has an architecture that cannot be built: {error}") from None
     load(model, tensors, snapshot.name)

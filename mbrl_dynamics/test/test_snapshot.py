@@ -153,3 +153,15 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch) -> None:
         snapshots.write_atomically(path, b"two")
     assert path.read_bytes() == b"one"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("hidden", [(50_000, 50_000), (1,) * 30_000])
+def test_a_few_words_cannot_take_the_memory(hidden: tuple[int, ...]) -> None:
+    packed = make(model=Ensemble(SPEC, EnsembleConfig(members=2, hidden=(8,))))
+    told = snapshots.architecture(EnsembleConfig(members=2, hidden=hidden))
+    tensors, manifest = snapshots.from_bytes(packed.weights)
+    weights = snapshots.to_bytes(tensors, manifest | {"architecture": told})
+    forged = replace(packed, architecture=told, weights=weights, sha256=hashlib.sha256(weights).hexdigest())
+    assert check(forged, SPEC, model_id="linear") == ""
+    with pytest.raises(ValueError, match="cannot be built: it would take more memory"):
+        restore(forged, SPEC, Ensemble)
