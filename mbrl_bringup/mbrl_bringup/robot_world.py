@@ -176,6 +176,8 @@ class RobotWorld:
         fault = self._fault(now)
         if look is None and not fault:
             return None
+        if self.senses.jumps > self._jumps:
+            look = None  # what is seen by another clock does not follow what was seen before
         state = self._transition(look, fault)
         if state.last:
             self.guard.rest()

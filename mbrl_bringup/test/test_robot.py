@@ -302,12 +302,13 @@ def test_a_robot_that_is_not_seen_has_no_states_and_nothing_is_joined_across():
     assert bench.world.guard.phase is Phase.TRIPPED
 
 
-def test_a_clock_that_is_set_ends_the_episode():
+def test_a_clock_that_is_set_ends_the_episode_and_nothing_is_joined_across_the_jump():
     bench = Bench().running()
-    bench.beat([1.0])
+    before = bench.beat([1.0]).state
     bench.stamp -= 400.0
     state = bench.beat([1.0]).state
     assert state.truncated and "clock" in bench.world.last_fault
+    assert not state.follows(before) and state.stamp == before.stamp
 
 
 def test_no_episode_begins_before_the_guard_is_armed():
