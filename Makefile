@@ -2,7 +2,7 @@
 SHELL := bash
 ARGS ?=
 
-.PHONY: help demo test test-slow lint format types bench setup lock clean distclean
+.PHONY: help demo test test-slow lint format types bench faults faults-full setup lock clean distclean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ bench:  ## measure speed against references; writes build/bench.json
 
 setup:  ## only set up: environment, pinned packages, colcon build
 	@tools/setup.sh --dev
+
+faults:  ## do harm to a robot on purpose, in under 15 minutes; writes build/faults.json (ARGS="--only rogue")
+	@tools/run --dev python -m mbrl_bringup.ros.faults --quick $(ARGS)
+
+faults-full:  ## the same with all trials: hours
+	@tools/run --dev python -m mbrl_bringup.ros.faults --full $(ARGS)
 
 lock:  ## write the exact versions of the environment to requirements/lock.txt
 	@tools/run --dev python tools/lock.py
