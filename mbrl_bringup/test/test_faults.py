@@ -77,7 +77,7 @@ def test_a_plan_that_is_too_old_is_found() -> None:
     assert len(stale(commands(coded(7, 6, 1.0)), 5)) == 1
 
     def state(step: int, action: float) -> Heard:
-        return Heard(0.0, ["w", 0, step, 0.0, False, False, [action]])
+        return Heard(0.0, ["w", 0, step, 0.0, False, False, [action], "me"])
 
     assert not stale_states([state(9, coded(7, 0, 1.0)), state(10, coded(7, 1, 1.0)), state(11, -0.3)], 1)
     assert len(stale_states([state(9, coded(6, 0, 1.0))], 1)) == 1

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mbrl_bringup.ros.faults.campaign import FAULTS, inflict
+from mbrl_bringup.ros.faults.campaign import FAULTS, PENDING, inflict
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(1))
     begin = time.monotonic()
     wanted = [fault for fault in FAULTS if arguments.only in fault.name]
+    wanted = wanted or [fault for fault in PENDING if arguments.only in fault.name]
     faults = [inflict(fault, arguments.full, arguments.seed) for fault in wanted]
     result = {
         "faults": faults,

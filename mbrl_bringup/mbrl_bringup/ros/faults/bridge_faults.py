@@ -21,7 +21,7 @@ def killed(outcome: Outcome, trials: int, seed: int) -> None:
     times: list[float] = []
     with rig() as (robot, processes):
         processes.start(Order())
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             robot.moving()
             time.sleep(random.uniform(0.0, 4 * robot.period))
             assert robot.bridge is not None
@@ -63,7 +63,7 @@ def undeclared(outcome: Outcome, trials: int, seed: int) -> None:
     with rig(driver_timeout=0.0) as (robot, processes):
         processes.start(Order(seed=seed))
         robot.need(lambda: robot.phase == GuardStatus.DISARMED, "the guard says nothing")
-        for _ in range(trials):
+        for _ in outcome.rounds(trials):
             refused = robot.arm()
             fault = [] if "has no timeout" in refused else [f"arming is answered with '{refused}'"]
             outcome.tried(*fault)
@@ -77,7 +77,7 @@ def rogue(outcome: Outcome, trials: int, seed: int) -> None:
     times: list[float] = []
     with rig() as (robot, processes):
         processes.start(Order())
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             moves = number % 4 != 0
             robot.moving() if moves else robot.armed()
             time.sleep(random.uniform(0.0, 4 * robot.period))

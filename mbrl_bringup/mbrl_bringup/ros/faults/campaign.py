@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 import traceback
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ class Fault:
         must_hold: in one sentence.
         inflict: module.function below this package; it gets an Outcome, the amount and the seed.
         quick, full: the amount: trials, or what the function says.
+        seconds: after which no trial of the quick campaign begins, so that it ends in time on a busy machine.
     """
 
     name: str
@@ -27,45 +29,37 @@ class Fault:
     inflict: str
     quick: int
     full: int
+    seconds: float
 
 
 _FINITE = "every command is finite, of its length and within its limits"
 _SAFE = "the last command is safe within T_trip and a period"
+_READABLE = "all is readable, at most 1 s of data is lost"
 _REFUSED = "none is taken, none runs, memory rises by less than 50 MB"
 _ENDED = "a safe command last, all gone within 5 s, exit 0, data valid"
 
 FAULTS = (  # the most dangerous first
-    Fault(
-        "generated_core",
-        f"{_FINITE}, and changes no faster than its rate",
-        "generated_faults.core",
-        10**5,
-        10**6,
-    ),
-    Fault("generated", _FINITE, "generated_faults.over_dds", 10_000, 10**5),
-    Fault("planner_killed", _SAFE, "planner_faults.killed", 80, 200),
-    Fault("planner_real", _SAFE, "planner_faults.killed_real", 16, 48),
-    Fault("rogue", "it trips within two periods", "bridge_faults.rogue", 24, 200),
-    Fault("planner_late", "no command from a plan older than k steps", "planner_faults.late", 60, 600),
-    Fault("bridge_killed", "the driver's own timeout ends the force", "bridge_faults.killed", 24, 200),
-    Fault(
-        "no_timeout", "arming is refused where no timeout is declared", "bridge_faults.undeclared", 20, 100
-    ),
-    Fault("signals", _ENDED, "signal_faults.bridge", 24, 100),
-    Fault("signals_stack", _ENDED, "signal_faults.stack", 3, 60),
-    Fault(
-        "learner_killed", "all is readable, at most 1 s of data is lost", "learner_faults.killed", 100, 300
-    ),
-    Fault(
-        "learner_real", "all is readable, at most 1 s of data is lost", "learner_faults.killed_real", 3, 30
-    ),
-    Fault("updates_core", _REFUSED, "model_faults.core", 7, 1),
-    Fault("updates", _REFUSED, "model_faults.over_dds", 100, 1000),
-    Fault("disk", "an error in the status, control goes on", "learner_faults.disk", 3, 30),
-    Fault(
-        "clock", "no transition across the jump, the watchdog does not wait", "clock_faults.clock", 20, 200
-    ),
-    Fault("namespaces", "no message crosses", "clock_faults.namespaces", 15, 120),
+    Fault("generated_core", f"{_FINITE}, and as fast as its rate", "generated_faults.core", 10**5, 10**6, 60),
+    Fault("generated", _FINITE, "generated_faults.over_dds", 10_000, 10**5, 60),
+    Fault("planner_killed", _SAFE, "planner_faults.killed", 60, 200, 110),
+    Fault("planner_real", _SAFE, "planner_faults.killed_real", 24, 48, 60),
+    Fault("rogue", "it trips within two periods", "bridge_faults.rogue", 24, 200, 45),
+    Fault("planner_late", "no command from a plan older than k steps", "planner_faults.late", 40, 600, 60),
+    Fault("bridge_killed", "the driver's own timeout ends the force", "bridge_faults.killed", 24, 200, 50),
+    Fault("no_timeout", "arming is refused where none is declared", "bridge_faults.undeclared", 20, 100, 10),
+    Fault("signals", _ENDED, "signal_faults.bridge", 24, 100, 60),
+    Fault("signals_stack", _ENDED, "signal_faults.stack", 3, 60, 60),
+    Fault("learner_killed", _READABLE, "learner_faults.killed", 100, 300, 40),
+    Fault("learner_real", _READABLE, "learner_faults.killed_real", 3, 30, 40),
+    Fault("updates_core", _REFUSED, "model_faults.core", 7, 1, 40),
+    Fault("updates", _REFUSED, "model_faults.over_dds", 100, 1000, 45),
+    Fault("disk", "an error in the status, control goes on", "learner_faults.disk", 3, 30, 50),
+    Fault("clock", "no transition across, no watchdog waits", "clock_faults.clock", 20, 200, 40),
+    Fault("namespaces", "no message crosses", "clock_faults.namespaces", 15, 120, 40),
+)
+
+PENDING = (  # run only when named: they need a part of the suite that is not there yet
+    Fault("worse_weights", "none is taken", "worse_weights.worse", 20, 100, 60),
 )
 
 
@@ -73,6 +67,7 @@ def inflict(fault: Fault, full: bool, seed: int) -> dict[str, Any]:
     """Try one fault, and print its verdict."""
     print(f"{fault.name:<16} ...", flush=True)
     outcome, begin = Outcome(fault.name, fault.must_hold), time.monotonic()
+    outcome.deadline = begin + (math.inf if full else fault.seconds)
     module, _, function = fault.inflict.partition(".")
     try:
         run = getattr(importlib.import_module(f"mbrl_bringup.ros.faults.{module}"), function)

@@ -67,7 +67,7 @@ def clock(outcome: Outcome, trials: int, seed: int) -> None:
     times: list[float] = []
     with clocked() as (robot, processes, clock):
         pid = processes.start(Order())
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             robot.moving()
             time.sleep(random.uniform(0.0, 4 * robot.period))
             begin, jumps = time.monotonic(), (-random.uniform(1.5, 100.0), random.uniform(1.5, 100.0))
@@ -114,7 +114,7 @@ def _paused(
     clock.pause(True)
     if pid:
         processes.kill(pid, signal.SIGSTOP)
-    robot.need(lambda: robot.phase == GuardStatus.TRIPPED, "the watchdog waits for the clock", 20.0)
+    robot.need(lambda: robot.phase != GuardStatus.RUNNING, "the watchdog waits for the clock", 20.0)
     robot.wait_periods(3)
     begin = _stopped(robot, begin)
     took = max(robot.settled(begin) - begin, 0.0)

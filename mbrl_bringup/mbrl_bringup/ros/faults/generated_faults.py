@@ -41,7 +41,7 @@ def core(outcome: Outcome, messages: int, seed: int) -> None:
     rate = next(iter(file.action.values())).rate
     now, before, armed, commands, random = 0.0, math.nan, 0, 0, np.random.default_rng(seed)
     made = 0
-    while made < messages:
+    while made < messages and time.monotonic() < outcome.deadline:
         now += period * random.uniform(0.5, 1.5)
         armed += _person(world, now)
         made += _pour(world, generator, intake, now, random)
@@ -103,7 +103,7 @@ def over_dds(outcome: Outcome, messages: int, seed: int) -> None:
         states = robot.me.publisher(State, "state")
         heard: list[State] = robot.me.listen(State, "state")
         made = restarts = 0
-        while made < messages:
+        while made < messages and time.monotonic() < outcome.deadline:
             if robot.phase != GuardStatus.RUNNING:
                 robot.need(robot.keep_moving, "no episode begins")
                 restarts += 1

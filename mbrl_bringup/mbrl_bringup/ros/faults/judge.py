@@ -14,6 +14,7 @@ import numpy as np
 
 ROWS = 8  # of the stand-in's plans, more than any guard lets a late plan bridge
 ROBOTS = 2  # whose commands can be told apart
+LOST = 0.03  # between two readings of which none in between has reached the recorder [s]
 _STEPS = 64  # after which the code of a step repeats
 _UNIT = 1.0 / 1024.0  # codes are exact in binary
 AGE = 0.3  # a safe command damps a velocity that was read this long ago at most [s]
@@ -49,7 +50,7 @@ class Record:
     Attributes:
         commands: on the command topic [A].
         joints: (velocity, effort, stamp) of the driven joint.
-        states: (world id, episode, step, stamp, first, last, executed action).
+        states: (world id, episode, step, stamp, first, last, executed action, controller).
         guards: (phase, reason).
         stalls: how long the machine did not let the recorder run [s].
     """
@@ -123,17 +124,24 @@ class Limits:
 
 
 def is_safe(command: Heard, joints: Sequence[Heard], damping: float) -> bool:
-    """Whether an effort is the safe one: none, or damping x a velocity that the joint had a moment before."""
+    """Whether an effort is the safe one: none, or damping x a velocity that the joint had a moment before.
+
+    Where readings did not reach the recorder, one between its neighbours will do.
+    """
     value = command.said[0]
     if value == 0.0:
         return True
-    recent = (one for one in reversed(joints) if one.time <= command.time + AGE)
-    for one in recent:
+    recent = []
+    for one in reversed(joints):
         if one.time < command.time - AGE:
-            return False
-        if value == -damping * one.said[0]:
-            return True
-    return False
+            break
+        if one.time <= command.time + AGE:
+            recent.append(one)
+    damped = [-damping * one.said[0] for one in recent]
+    if value in damped:
+        return True
+    lost = any(b.time - a.time > LOST for b, a in pairwise(recent))
+    return lost and decoded(value) is None and min(damped) <= value <= max(damped)
 
 
 def settled(commands: Sequence[Heard], joints: Sequence[Heard], damping: float) -> float:
@@ -160,7 +168,7 @@ def stale_states(states: Sequence[Heard], delay: int) -> list[str]:
     """Executed actions that are not the row which their step wanted."""
     found = []
     for state in states:
-        _, _, step, _, _, _, action = state.said
+        step, action = state.said[2], state.said[6]
         code = decoded(action[0]) if action else None
         if code is not None and (code[0] + code[1] + delay - (step - 1)) % _STEPS:
             found.append(

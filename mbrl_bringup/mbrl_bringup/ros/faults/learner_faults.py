@@ -44,8 +44,9 @@ def killed(outcome: Outcome, trials: int, seed: int) -> None:
         try:
             for first in range(0, trials, CHAIN):
                 with tempfile.TemporaryDirectory() as name:
-                    for number in range(first, min(first + CHAIN, trials)):
-                        outcome.tried(*_killed(parent, Path(name), number, random.uniform(0.0, 0.4), lost))
+                    for number in outcome.rounds(min(CHAIN, trials - first)):
+                        wait = random.uniform(0.0, 0.4)
+                        outcome.tried(*_killed(parent, Path(name), first + number, wait, lost))
         finally:
             parent.kill()
             parent.wait()
@@ -92,7 +93,7 @@ def killed_real(outcome: Outcome, trials: int, seed: int) -> None:
         processes.start(Order())
         folder = robot.folder / "run"
         where = {"dataset": str(folder / "dataset"), "checkpoint": str(folder / "checkpoint")}
-        for _ in range(trials):
+        for _ in outcome.rounds(trials):
             learner = robot.start(LEARNER, REAL | where)
             robot.learners.clear()
             robot.need(partial(_records, robot), "nothing is recorded")
@@ -131,7 +132,7 @@ def disk(outcome: Outcome, trials: int, seed: int) -> None:
     ways = (_file_too_large, _disk_full, _checkpoint_in_a_file)
     with rig(trip_after=2.0) as (robot, processes):
         processes.start(Order(seed=seed))
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             robot.moving()
             robot.learners.clear()
             with ways[number % len(ways)](robot, robot.folder / f"run{number}") as learner:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,10 +139,10 @@ def _risen(before: int, pid: int) -> list[str]:
 class Planner:
     """planner_node with a good model, and what it says about updates."""
 
-    def __init__(self, me: Peer, pid: int) -> None:
-        self.pid, self._me = pid, me
-        self._spec = me.node.create_publisher(Spec, "spec", LATCHED_QOS)
-        self._spec.publish(spec_to_msg(SPEC, WORLD))
+    def __init__(self, me: Peer, *, announce: bool = True) -> None:
+        if announce:  # nobody else is the world
+            self._spec = me.node.create_publisher(Spec, "spec", LATCHED_QOS)
+            self._spec.publish(spec_to_msg(SPEC, WORLD))
         self.statuses = me.listen(ModelStatus, "model_status", LATCHED_QOS)
         self._updates = me.publisher(ModelUpdate, "model_update", LATCHED_QOS)
 
@@ -156,15 +157,16 @@ def over_dds(outcome: Outcome, poisons: int, seed: int) -> None:
     """The same to planner_node as a process: some of each kind, and weights that are no numbers."""
     parameters = {"task": "cartpole_swingup", "no_model": "safe"}
     with quiet_domain(), start_node(PLANNER, parameters) as node, peer() as me:
-        planner, incumbent = Planner(me, node.pid), good(3)
+        planner, incumbent = Planner(me), good(3)
         taken = planner.offer(incumbent)
         while taken is not None and not taken.in_use:
             taken = planner.offer(incumbent)
         swaps = planner.statuses[-1].swaps
         mark = Path(tempfile.gettempdir(), f"mbrl_executed_{os.getpid()}")
         before = _memory(node.pid)
-        updates = [*by_offset(good(4), 97, seed), *crafted(incumbent, mark)]
+        updates = list(crafted(incumbent, mark))
         updates += [poisoned(good(4 + n), (np.nan, np.inf)[n % 2], n) for n in range(poisons)]
+        updates += by_offset(good(4), 97, seed)
         for update in updates:
             said = planner.offer(update)
             faults = ["planner_node has ended"] * (not node.alive)
@@ -172,7 +174,7 @@ def over_dds(outcome: Outcome, poisons: int, seed: int) -> None:
                 swaps = said.swaps
                 faults.append(f"accepted: {update}"[:200])
             outcome.tried(*faults, *_risen(before, node.pid) if node.alive else [])
-            if not node.alive:
+            if not node.alive or time.monotonic() > outcome.deadline:
                 break
         outcome.tried(*["a program was run"] * mark.exists())
         outcome.figures |= {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 EXAMPLES = 5  # failures that are told in words
+PROGRESS = 15.0  # between two lines about it [s]
 
 
 @dataclass
@@ -19,6 +23,7 @@ class Outcome:
         failures: in how many of them that did not hold.
         figures: what was measured.
         examples: the first failures, in words.
+        deadline: after which no trial begins [s, steady clock].
     """
 
     fault: str
@@ -27,12 +32,24 @@ class Outcome:
     failures: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
+    deadline: float = math.inf
+    _told: float = field(default_factory=time.monotonic)
+
+    def rounds(self, count: int) -> Iterator[int]:
+        """Numbers of trials, as long as there is time."""
+        for number in range(count):
+            if time.monotonic() > self.deadline:
+                return
+            yield number
 
     def tried(self, *faults: str, trials: int = 1) -> None:
         """Count trials, and the sentences about those that failed."""
         self.trials += trials
         self.failures += len(faults)
         self.examples += faults[: max(EXAMPLES - len(self.examples), 0)]
+        if time.monotonic() - self._told > PROGRESS:
+            self._told = time.monotonic()
+            print(f"  {self.line()}", flush=True)
 
     def line(self) -> str:
         """For the terminal."""
@@ -46,4 +63,5 @@ class Outcome:
 
     def json(self) -> dict[str, Any]:
         """As it is written."""
-        return asdict(self) | {"bound": self.bound}
+        names = ("fault", "must_hold", "trials", "failures", "figures", "examples", "bound")
+        return {name: getattr(self, name) for name in names}

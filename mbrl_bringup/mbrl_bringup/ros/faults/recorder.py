@@ -70,7 +70,8 @@ def _joints(message: JointState) -> list[float]:
 def _state(message: State) -> list[Any]:
     world, last = bytes(message.world_id).hex(), message.terminated or message.truncated
     stamp = seconds(message.header.stamp)
-    return [world, message.episode, message.step, stamp, message.first, last, list(message.action)]
+    flags, action = [message.first, last], list(message.action)
+    return [world, message.episode, message.step, stamp, *flags, action, message.controller_id]
 
 
 def _guard(message: GuardStatus) -> list[Any]:

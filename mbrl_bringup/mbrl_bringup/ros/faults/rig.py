@@ -21,7 +21,7 @@ import yaml
 from std_srvs.srv import Trigger
 
 from mbrl_bringup.robot_config import RobotConfig, load
-from mbrl_bringup.ros.faults.judge import Heard, Limits, Record, after, decoded, is_safe, settled
+from mbrl_bringup.ros.faults.judge import Heard, Limits, Record, after, decoded, settled
 from mbrl_bringup.ros.faults.stand_in import Order
 from mbrl_bringup.stack import share
 from mbrl_dynamics.plugins import make_task
@@ -224,11 +224,13 @@ class Rig:
     def led(self, coded: bool = True) -> bool:
         """Whether the last three commands are a controller's answers."""
         record = self.record.update()
-        newest = after(record.commands[-3:], time.monotonic() - 8 * self.period)
+        since = time.monotonic() - 8 * self.period
+        if not coded:
+            states = after(record.states[-3:], since)
+            return len(states) == 3 and all(state.said[7] for state in states)
+        newest = after(record.commands[-3:], since)
         if len(newest) < 3:
             return False
-        if not coded:
-            return not any(is_safe(command, record.joints, DAMPING) for command in newest)
         codes = [decoded(command.said[0]) for command in newest]
         return all(code is not None and code[1] == 0 for code in codes)
 

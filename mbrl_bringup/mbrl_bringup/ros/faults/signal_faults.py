@@ -37,7 +37,7 @@ def bridge(outcome: Outcome, trials: int, seed: int) -> None:
     times: list[float] = []
     with rig() as (robot, processes):
         processes.start(Order())
-        for number in range(trials):
+        for number in outcome.rounds(trials):
             assert robot.bridge is not None
             robot.need(lambda: robot.phase >= 0, "the bridge says nothing")
             _bring(robot, ("moving", "disarmed", "moving", "armed", "moving", "tripped")[number % 6])
@@ -88,7 +88,7 @@ def stack(outcome: Outcome, trials: int, seed: int) -> None:
     """To `mbrl up` with learner and planner, at moments from its start to learning in full motion."""
     random = np.random.default_rng(seed)
     times: list[float] = []
-    for number in range(trials):
+    for number in outcome.rounds(trials):
         with quiet_domain(), tempfile.TemporaryDirectory() as folder, peer() as me:
             file, runs = robot_file(Path(folder), trip_after=5.0), Path(folder, "run")
             command = [sys.executable, "-m", "mbrl_bringup.cli", "up", f"robot:={file}", "no_model:=random"]
