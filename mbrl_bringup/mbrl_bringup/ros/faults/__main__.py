@@ -28,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started is ended
         signal.signal(number, lambda *_: sys.exit(1))
-    begin = time.monotonic()
+    begin, tried, load = time.monotonic(), commit(), os.getloadavg()[1]
     wanted = [fault for fault in FAULTS if arguments.only in fault.name]
     wanted = wanted or [fault for fault in PENDING if arguments.only in fault.name]
     faults = [inflict(fault, arguments.full, arguments.seed) for fault in wanted]
@@ -37,8 +37,8 @@ def main() -> int:
         "full": arguments.full,
         "seed": arguments.seed,
         "duration_s": round(time.monotonic() - begin, 1),
-        "machine": machine(),
-        "commit": commit(),
+        "machine": machine() | {"load_before": round(load, 2)},
+        "commit": tried,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -116,8 +116,8 @@ def _paused(
         processes.kill(pid, signal.SIGSTOP)
     robot.need(lambda: robot.phase != GuardStatus.RUNNING, "the watchdog waits for the clock", 20.0)
     robot.wait_periods(3)
-    begin = _stopped(robot, begin)
-    took = max(robot.settled(begin) - begin, 0.0)
+    since = begin if pid else _last_reading(robot, begin)
+    took = max(robot.settled(begin) - since, 0.0)
     times.append(took)
     faults = _judged(robot, begin)
     allowed = robot.robot.guard.trip_after + robot.period
@@ -130,13 +130,17 @@ def _paused(
     return faults[:1]
 
 
-def _stopped(robot: Rig, begin: float) -> float:
-    """When the driver's time has stopped: it works off what it was told before."""
-    moved, stamp = begin, -math.inf
+def _last_reading(robot: Rig, begin: float) -> float:
+    """When a reading came last that is newer than those before.
+
+    A driver whose clock stands still takes the age of a measurement off it, so that stamps go back and forth
+    by some milliseconds, and now and then one is the newest so far.
+    """
+    last, stamp = begin, -math.inf
     for joint in after(robot.record.update().joints, begin):
         if joint.said[2] > stamp:
-            moved, stamp = joint.time, joint.said[2]
-    return moved
+            last, stamp = joint.time, joint.said[2]
+    return last
 
 
 def namespaces(outcome: Outcome, seconds: float, seed: int) -> None:
