@@ -46,6 +46,8 @@ class Outcome:
         """Count trials, and the sentences about those that failed."""
         self.trials += trials
         self.failures += len(faults)
+        for fault in faults[: max(EXAMPLES - len(self.examples), 0)]:
+            print(f"    {fault}", flush=True)
         self.examples += faults[: max(EXAMPLES - len(self.examples), 0)]
         if time.monotonic() - self._told > PROGRESS:
             self._told = time.monotonic()
