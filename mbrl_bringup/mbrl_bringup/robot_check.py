@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mbrl_bringup.robot_config import RobotConfig, quantities
+from mbrl_bringup.robot_config import CameraTopic, RobotConfig, Source, quantities
+from mbrl_bringup.robot_images import pixels
 from mbrl_bringup.robot_readings import Array, Reader
-from mbrl_dynamics.spec import Spec
+from mbrl_dynamics.spec import Camera, Spec
 
+IMAGE = "sensor_msgs/Image"
 CLOCK = 1.0  # stamps may differ from the machine's clock by so much [s]
 
 
@@ -51,6 +53,8 @@ def compare(
     rows = []
     for name, source in robot.sources.items():
         rows += _source(name, robot, spec, heard.get(source.topic, Heard()))
+    for camera in spec.cameras:
+        rows += _camera(camera, robot, spec, heard.get(robot.cameras[camera.name].topic, Heard()))
     for command in robot.commands:
         found = heard.get(command.topic, Heard())
         rows.append(_type(f"{command.topic}: type", command.type, found))
@@ -74,8 +78,31 @@ def compare(
 
 
 def _source(name: str, robot: RobotConfig, spec: Spec, found: Heard) -> list[Row]:
-    source, what = robot.sources[name], robot.sources[name].topic
-    rows = [_type(f"{what}: type", source.type, found)]
+    source = robot.sources[name]
+    rows = _stream(source, source.type, spec, found)
+    if found.newest is not None:
+        reader = Reader(source.type, quantities(robot)[name])
+        rows += _values(f"{source.topic}: values", reader, found.newest)
+    return rows
+
+
+def _camera(camera: Camera, robot: RobotConfig, spec: Spec, found: Heard) -> list[Row]:
+    topic = robot.cameras[camera.name]
+    rows = _stream(topic, IMAGE, spec, found)
+    if found.newest is not None:
+        fault = ""
+        try:
+            pixels(found.newest, camera.height, camera.width)
+        except ValueError as error:
+            fault = str(error)
+        size = f"{camera.height} x {camera.width} or more"
+        rows.append(Row(f"{topic.topic}: pixels", size, fault or "good", ok=not fault))
+    return rows
+
+
+def _stream(source: Source | CameraTopic, kind: str, spec: Spec, found: Heard) -> list[Row]:
+    what = source.topic
+    rows = [_type(f"{what}: type", kind, found)]
     rows.append(Row(f"{what}: publishers", "1", str(found.publishers), found.publishers == 1))
     if source.reliable:
         ok = found.reliable is not False
@@ -94,7 +121,6 @@ def _source(name: str, robot: RobotConfig, spec: Spec, found: Heard) -> list[Row
             slowest <= source.max_age,
         )
     )
-    rows += _values(f"{what}: values", Reader(source.type, quantities(robot)[name]), found.newest)
     if math.isfinite(found.skew):
         ok = abs(found.skew) <= CLOCK
         rows.append(Row(f"{what}: clock", f"within {CLOCK:g} s of ours", f"{found.skew:+.2f} s", ok))

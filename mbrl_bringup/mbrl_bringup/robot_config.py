@@ -49,6 +49,15 @@ class Source:
 
 
 @config
+class CameraTopic:
+    """Where the images of a camera come from (sensor_msgs/Image)."""
+
+    topic: str
+    max_age: Annotated[float, Field(gt=0, description="an older image says nothing [s]")] = 0.2
+    reliable: Annotated[bool, Field(description="whether lost messages are sent again (QoS)")] = False
+
+
+@config
 class Channel:
     """How one element of the observation comes from a message: encoding(low-pass(d/dt(scale x + offset)))."""
 
@@ -104,6 +113,9 @@ class RobotConfig:
     observation: Annotated[dict[str, Channel], Field(description="element of the task's Spec -> channel")]
     action: Annotated[dict[str, Actuator], Field(description="element of the task's Spec -> actuator")]
     commands: Annotated[tuple[CommandTopic, ...], Field(min_length=1)]
+    cameras: Annotated[dict[str, CameraTopic], Field(description="camera of the task's Spec -> topic")] = (
+        field(default_factory=dict)
+    )
     feedback: Annotated[
         str, Field(description="source of the joints' positions and velocities; empty = none")
     ] = ""
@@ -198,9 +210,9 @@ def check_robot(robot: RobotConfig, spec: Spec) -> None:
     Raises:
         UserError: it does not; the sentence names the key.
     """
-    if spec.discrete or spec.cameras:
-        what = "discrete actions" if spec.discrete else "cameras"
-        raise UserError(f"task '{spec.task}' has {what}, which a robot's bridge does not know")
+    if spec.discrete:
+        raise UserError(f"task '{spec.task}' has discrete actions, which a robot's bridge does not know")
+    _same("cameras", robot.cameras, [camera.name for camera in spec.cameras], spec.task)
     _same("observation", robot.observation, [e.name for e in spec.observation], spec.task)
     _same("action", robot.action, [e.name for e in spec.action], spec.task)
     for element in spec.observation:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mbrl_bringup.guard import Reading
 from mbrl_bringup.robot_config import Channel, RobotConfig, is_angle, quantities
+from mbrl_bringup.robot_images import Images, Pixels
 from mbrl_bringup.robot_readings import Array, Reader, Sample, Stream
 from mbrl_dynamics.spec import Spec
 
@@ -21,6 +22,7 @@ class Look:
 
     observation: Array  # [D], SI, as the task's Spec says
     reading: Reading  # for the guard
+    images: dict[str, Pixels]  # camera -> [height, width, 3]
 
 
 class Senses:
@@ -53,6 +55,7 @@ class Senses:
         self._feedback = robot.feedback
         split = [name.partition("/") for name in robot.bounds]
         self._watched = [(source, wanted[source].index(quantity)) for source, _, quantity in split]
+        self.images = Images(robot.cameras, spec.cameras)
         self.ignored = 0
 
     @property
@@ -85,7 +88,7 @@ class Senses:
                 return f"source '{name}' has not been heard"
             if now - stream.newest.arrival > stream.max_age:
                 return f"source '{name}' has been silent for {now - stream.newest.arrival:.2f} s"
-        return ""
+        return self.images.silent(now)
 
     def begin(self) -> None:
         """Forget what the filters remember, since an episode begins."""
@@ -96,7 +99,8 @@ class Senses:
         """The robot as it is now, or None while a source is silent. Call once a period: filters go on."""
         seen = {name: stream.at(now) for name, stream in self._streams.items()}
         known = {name: values for name, values in seen.items() if values is not None}
-        if len(known) < len(seen):
+        images = self.images.look(now)
+        if len(known) < len(seen) or images is None:
             return None
         raw = [known[source][i] for source, i in self._observed]
         observation = np.array([f(x) for f, x in zip(self._filters, raw, strict=True)])
@@ -106,7 +110,7 @@ class Senses:
             velocity=_pick(told, self._velocity),
             watched=np.array([known[source][i] for source, i in self._watched]),
         )
-        return Look(observation, reading)
+        return Look(observation, reading, images)
 
 
 def _pick(values: Array, places: list[int]) -> NDArray[np.float64]:

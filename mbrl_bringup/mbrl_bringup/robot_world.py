@@ -206,6 +206,7 @@ class RobotWorld:
             action=np.zeros(self.spec.action_dim),
             first=True,
             stamp=self.senses.stamp,
+            images=again.images,
         )
         return self.state
 
@@ -252,6 +253,7 @@ class RobotWorld:
             truncated=(over or bool(fault)) and not terminated,
             controller_id=self._executed[1],
             stamp=self.senses.stamp,
+            images=look.images,
         )
 
     def _reward(self, before: Transition, seen: Array) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Imu, JointState
+from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
@@ -89,6 +89,12 @@ class RobotBridge(BaseNode):
             kind = MESSAGES[source.type]
             heard = self.create_subscription(kind, source.topic, lambda _: None, qos, callback_group=group)
             self._sources.append((name, heard))
+        self._cameras = []
+        for name, camera in self.world.robot.cameras.items():
+            reliable = ReliabilityPolicy.RELIABLE if camera.reliable else ReliabilityPolicy.BEST_EFFORT
+            qos = QoSProfile(depth=1, reliability=reliable)  # only the newest image counts
+            heard = self.create_subscription(Image, camera.topic, lambda _: None, qos, callback_group=group)
+            self._cameras.append((name, heard))
         self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
         self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
         self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
@@ -118,6 +124,9 @@ class RobotBridge(BaseNode):
         for name, subscription in self._sources:
             for message, arrival in arrivals(subscription):
                 self.world.senses.take(name, message, seconds(message.header.stamp), arrival)
+        for name, subscription in self._cameras:
+            for message, arrival in arrivals(subscription):
+                self.world.senses.images.take(name, message, arrival)
 
     def _keep_time(self, now: float) -> None:
         """A period that begins more than half of one late is missed; time lost is not caught up."""

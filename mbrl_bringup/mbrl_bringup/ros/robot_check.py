@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rich.console import Console
 from rich.table import Table
+from sensor_msgs.msg import Image
 
 from mbrl_bringup.robot_check import Heard, Row, compare
 from mbrl_bringup.robot_config import RobotConfig, check_robot, find
@@ -45,13 +46,15 @@ class _Ear:
 
     def __init__(self, node: Node, robot: RobotConfig) -> None:
         self._node = node
-        self._topics = {source.topic: Heard() for source in robot.sources.values()}
+        kinds = {source.topic: MESSAGES[source.type] for source in robot.sources.values()}
+        kinds |= {camera.topic: Image for camera in robot.cameras.values()}
+        self._topics = {topic: Heard() for topic in kinds}
         self._topics |= {command.topic: Heard() for command in robot.commands}
         self._service = robot.beginning.service
         self._begin = time.monotonic() + DISCOVERY
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
-        for source in robot.sources.values():
-            node.create_subscription(MESSAGES[source.type], source.topic, self._hearing(source.topic), qos)
+        for topic, kind in kinds.items():
+            node.create_subscription(kind, topic, self._hearing(topic), qos)
 
     def _hearing(self, topic: str) -> Callable[[Any], None]:
         heard = self._topics[topic]
