@@ -58,6 +58,7 @@ def _node(process: Process) -> Node:
         parameters=[dict(process.parameters)],
         remappings=list(process.remappings),
         arguments=list(process.arguments),
+        ros_arguments=["--enclave", process.full_name],
         output="screen",
         emulate_tty=True,
         respawn=bool(process.module),

@@ -1,4 +1,6 @@
-"""The `mbrl` command: up, demo, train, report, compare, status, arm, disarm, stop, check-robot, list."""
+"""The `mbrl` command: up, demo, train, report, compare, status, arm, disarm, stop, check-robot,
+security, list.
+"""
 
 from __future__ import annotations
 
@@ -147,6 +149,24 @@ def _check_robot(values: dict[str, Any]) -> int:
     return check(values["robot"], values.get("namespace", ""), float(values.get("wait", 3.0)))
 
 
+def _security(values: dict[str, Any]) -> int:
+    from mbrl_bringup.nodes import robot_of
+    from mbrl_bringup.security import policy
+    from mbrl_bringup.stack import StackConfig, resolve
+    from mbrl_dynamics.config import build
+
+    out = values.pop("out", "")
+    text = policy(resolve(values), robot_of(build(StackConfig, values)))
+    if not out:
+        print(text, end="")
+        return 0
+    try:
+        Path(out).write_text(text)
+    except OSError as error:
+        raise UserError(f"argument 'out' is '{out}', which cannot be written: {error.strerror}") from None
+    return 0
+
+
 def _list(values: dict[str, Any]) -> int:
     for kind in KINDS:
         more = [f"{family}/..." for family in families()] if kind == "tasks" else []
@@ -167,6 +187,7 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
     "disarm": ("command nothing to a robot any more", _disarm),
     "stop": ("end a robot's motion at once, until it is armed again", _stop),
     "check-robot": ("compare a robot's file with the robot", _check_robot),
+    "security": ("write what each node of a stack may do, as a policy for SROS 2", _security),
     "list": ("list installed tasks, models, planners and agents", _list),
 }
 
@@ -204,6 +225,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
         "runs", nargs="+", metavar="RUN", help="folder of a run, its result.json, or a list of results (JSON)"
     )
     _add_options(commands["compare"], CompareConfig)
+    _add_options(commands["security"], StackConfig, without=("run_dir", "record", "episodes", "seed"))
+    commands["security"].add_argument("--out", help="file (XML) to write; empty = the terminal")
     commands["status"].add_argument("--namespace", help="of the stack; empty = none")
     commands["status"].add_argument(
         "--wait", type=_seconds, help="how long to listen at most [s] (default: 5)"

@@ -146,6 +146,7 @@ class Process:
         """The command line that starts it, with its parameters in a file (see `parameters_yaml`)."""
         program = [sys.executable, "-m", self.module] if self.module else [self.executable]
         ros = ["--ros-args", "-r", f"__node:={self.name}", "--params-file", str(parameters_file)]
+        ros += ["--enclave", self.full_name]  # counts where ROS_SECURITY_ENABLE is set, see security.py
         if self.namespace:
             ros += ["-r", f"__ns:={self.namespace}"]
         for source, target in self.remappings:
