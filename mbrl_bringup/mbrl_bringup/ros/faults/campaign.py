@@ -49,7 +49,7 @@ FAULTS = (  # the most dangerous first
     Fault("no_timeout", "arming is refused where none is declared", "bridge_faults.undeclared", 20, 100, 10),
     Fault("signals", _ENDED, "signal_faults.bridge", 24, 100, 50),
     Fault("signals_stack", _ENDED, "signal_faults.stack", 3, 60, 25),
-    Fault("learner_killed", _READABLE, "learner_faults.killed", 100, 300, 30),
+    Fault("learner_killed", _READABLE, "learner_faults.killed", 100, 300, 50),
     Fault("learner_real", _READABLE, "learner_faults.killed_real", 3, 30, 30),
     Fault("updates_core", _REFUSED, "model_faults.core", 7, 1, 40),
     Fault("updates", _REFUSED, "model_faults.over_dds", 100, 1000, 45),
