@@ -6,7 +6,7 @@ setup(
     description="The world in MuJoCo: one simulator, one file a task.",
     license="Apache-2.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"mbrl_sim": ["tasks/*.xml"]},
+    package_data={"mbrl_sim": ["tasks/*.xml", "tasks/*.urdf"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mbrl_sim"]),
         ("share/mbrl_sim", ["package.xml"]),
@@ -22,6 +22,8 @@ setup(
             "sim_node = mbrl_sim.ros.sim_node:main",
         ],
         "mbrl.tasks": [
+            "arm_reach = mbrl_sim.tasks.arm_reach:ArmReach",
+            "arm_reach_obstacle = mbrl_sim.tasks.arm_reach_obstacle:ArmReachObstacle",
             "cliff = mbrl_sim.tasks.cliff:Cliff",
             "maze = mbrl_sim.tasks.maze:Maze",
             "pendulum = mbrl_sim.tasks.pendulum:Pendulum",

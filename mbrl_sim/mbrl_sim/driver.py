@@ -18,6 +18,7 @@ from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.plugins import make_task
 from mbrl_sim.drawing import mujoco
+from mbrl_sim.goal import robot_joints
 from mbrl_sim.physics import make_simulator
 from mbrl_sim.simulator import Simulator
 
@@ -35,6 +36,7 @@ class Measurement:
     positions: NDArray[np.float64]  # [J], rad or m
     velocities: NDArray[np.float64]  # [J], rad/s or m/s
     efforts: NDArray[np.float64]  # [J], of the motor, without friction and gravity, N m or N
+    goal: NDArray[np.float64] | None = None  # [6], its position [m] and velocity [m/s]; None = no goal
 
 
 @config
@@ -47,7 +49,11 @@ class DriverConfig:
     seed: Annotated[int, Field(ge=0, description="of the initial states, the noise and what is lost")] = 0
     rate: Annotated[float, Field(gt=0, le=1000, description="of joint_states [Hz]")] = 100.0
     command_topic: Annotated[
-        str, Field(min_length=1, description="of the efforts that are wanted, in the order of the actuators")
+        str,
+        Field(
+            min_length=1,
+            description="of the efforts or speeds that are wanted, in the order of the actuators",
+        ),
     ] = "effort_controller/commands"
     position_noise: Annotated[
         float, Field(ge=0, description="standard deviation of a measured position [rad or m]")
@@ -66,7 +72,10 @@ class DriverConfig:
 
 
 class Driver:
-    """Takes efforts and measures joints, in real time.
+    """Takes commands and measures joints, in real time.
+
+    A command is an effort [N m or N], or a speed [rad/s or m/s] where the drives of the MJCF follow speeds;
+    without a command it is zero.
 
     Each method that is given `now` first simulates what has passed until then, so that a command takes effect
     at the first step of the physics after it came. The physics is the task's in finer steps, 2 ms at most.
@@ -81,7 +90,7 @@ class Driver:
     Attributes:
         names: of the measured joints [J].
         command_joints: which joint each element of a command drives [A].
-        force: the command that is in force now [A], N m or N.
+        force: the command that is in force now [A].
         accepted, refused, clipped: commands; those that were clipped are accepted.
         dropped: measurements that were lost.
         stalled: time that was not caught up [s].
@@ -96,7 +105,7 @@ class Driver:
         self._simulator = _robot(settings)
         self._step = self._simulator.refine(min(_LONGEST_STEP, 0.5 / settings.rate))
         model = self._simulator.model
-        joints = _simple_joints(model)
+        joints = robot_joints(model, self._simulator.task.goal)
         self.names = tuple(model.joint(joint).name for joint in joints)
         self._positions, self._velocities = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self.command_joints = _driven_joints(model, settings.task)
@@ -117,7 +126,7 @@ class Driver:
         return self._start + self._steps * self._step
 
     def command(self, values: ArrayLike, now: float) -> str:
-        """Take a command [A] in N m or N, clipped to the range of its actuator, or refuse it.
+        """Take a command [A], clipped to the range of its actuator, or refuse it.
 
         Returns:
             Why it is refused, in one sentence; empty if it is not.
@@ -188,6 +197,26 @@ class Driver:
         self.timed_out, self.problem = False, ""
         self._measure()
 
+    @property
+    def has_goal(self) -> bool:
+        """Whether there is a goal in the robot's world."""
+        return self._simulator.goal is not None
+
+    def move_goal(self, position: ArrayLike, now: float) -> str:
+        """Put the goal somewhere in the world [3], where it stays.
+
+        Returns:
+            Why it cannot be, in one sentence; empty if it is.
+        """
+        self.advance(now)
+        if self._simulator.goal is None:
+            return f"task '{self.settings.task}' has no goal to be moved"
+        try:
+            self._simulator.goal.move(position)
+        except UserError as error:
+            return str(error)
+        return ""
+
     def fault(self, on: bool) -> None:
         """Let the drives drop out, or bring them back; they come back without a command."""
         if on != self.faulty:
@@ -217,7 +246,10 @@ class Driver:
         elif not self.faulty:
             data, at, dof = self._simulator.data, self._positions, self._velocities
             efforts = data.qfrc_actuator[dof]
-            self._taken.append(Measurement(self.time, self.names, data.qpos[at], data.qvel[dof], efforts))
+            goal = self._simulator.goal and self._simulator.goal.state()
+            self._taken.append(
+                Measurement(self.time, self.names, data.qpos[at], data.qvel[dof], efforts, goal)
+            )
 
     def _ripe(self, measurement: Measurement, now: float) -> bool:
         return measurement.taken + self.settings.latency <= now + _ROUNDING
@@ -232,16 +264,10 @@ def _robot(settings: DriverConfig) -> Simulator:
     return simulator
 
 
-def _simple_joints(model: mujoco.MjModel) -> NDArray[np.int64]:
-    """Numbers of the hinges and slides [J]."""
-    simple = [int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)]
-    return np.flatnonzero(np.isin(model.jnt_type, simple))
-
-
 def _driven_joints(model: mujoco.MjModel, task: str) -> tuple[str, ...]:
     """Names of the joints that the actuators drive [A]."""
     driven = model.actuator_trnid[:, 0]
     at_joints = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_JOINT)
-    if not (at_joints & np.isin(driven, _simple_joints(model))).all():
+    if not (at_joints & np.isin(driven, robot_joints(model))).all():
         raise UserError(f"task '{task}' is no robot to drive: not each actuator drives a hinge or a slide")
     return tuple(model.joint(joint).name for joint in driven)

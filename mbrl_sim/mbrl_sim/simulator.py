@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mbrl_sim.drawing import Drawing, mujoco  # not MuJoCo itself, which must wait for the choice there
+from mbrl_sim.goal import Goal
 from mbrl_sim.physics import StepResult, split_state
 from mbrl_sim.tasks.base import MujocoTask
 
@@ -33,6 +34,9 @@ class Simulator(Drawing):
         seed: of the initial states drawn by unseeded resets; None = from the operating system.
         image_size, camera: of the image in the observation, see Drawing.
 
+    Attributes:
+        goal: what is to be reached; None = the task has none in its world.
+
     Raises:
         ValueError: the task contradicts its MJCF.
         UserError: images are wanted, but cannot be drawn.
@@ -50,6 +54,7 @@ class Simulator(Drawing):
         self._gear = self.model.actuator_gear[:, 0].copy()
         self._after_step = getattr(task, "after_step", None)
         self._warnings = self.data.warning.number  # a view
+        self.goal = Goal(self.model, self.data, task.goal) if task.goal else None
         self._rng = np.random.default_rng(seed)
         self._observation = np.zeros(task.spec.observation_dim)
         self.reset()
@@ -74,6 +79,8 @@ class Simulator(Drawing):
             qpos, qvel = self.task.sample_initial_state(rng, self.model)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
+        if self.goal is not None and initial_state is None:
+            self.goal.rest()
         mujoco.mj_forward(self.model, self.data)
         self._observation = self.task.observe(self.model, self.data)
         return self._observation.copy()

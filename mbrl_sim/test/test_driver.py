@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from mbrl_dynamics.errors import UserError
 from mbrl_sim.driver import CATCH_UP, Driver, DriverConfig
 from mbrl_sim.simulator import Simulator
+from mbrl_sim.tasks.arm_reach import RANGES, ArmReach
 from mbrl_sim.tasks.cartpole_swingup import CartpoleSwingup
 
 START = 123456.7  # the steady clock is whatever it is [s]
@@ -283,3 +284,39 @@ def test_finer_steps_leave_the_frames_as_long_as_they_are(task):
     for _ in range(round(fine.time / (length / 3))):
         assert stepped.substep(task.spec.action_high) == ""
     assert_array_equal(stepped.qpos, fine.qpos)
+
+
+# An arm, and what it is to reach ----------------------------------------------------------------------------
+
+
+def test_the_joints_of_an_arm_are_measured_and_its_goal_is_none_of_them():
+    robot = driver(task="arm_reach")
+    measured = robot.measurement(START)
+    assert measured.names == robot.command_joints == tuple(RANGES)
+    initial = Simulator(ArmReach(), seed=0)
+    assert_array_equal(measured.positions, initial.qpos[:6])
+    assert_array_equal(measured.goal, initial.goal.state())
+    assert not driver().has_goal and driver().measurement(START).goal is None
+
+
+def test_an_arm_follows_speeds_and_stands_still_when_nobody_commands_it_any_more():
+    robot = driver(task="arm_reach", command_timeout=0.2)
+    robot.command([0.5, 0.0, 0.0, 0.0, -9.0, 0.0], START)
+    moving = follow(robot, 0.0, 0.2)[-1]
+    assert_allclose(moving.velocities[[0, 4]], [0.5, -1.5], atol=0.1)
+    later = follow(robot, 0.2, 1.0)
+    assert robot.timed_out
+    assert_allclose(later[-1].velocities, 0.0, atol=1e-3)
+    assert_allclose(later[-1].positions, later[40].positions, atol=1e-3)
+
+
+def test_a_goal_moves_until_somebody_puts_it_somewhere():
+    robot = driver(task="arm_reach")
+    goals = np.array([m.goal for m in follow(robot, 0.0, 0.5)])
+    assert (goals[0, :3] != goals[-1, :3]).all()
+    assert robot.move_goal([0.3, 0.1, 0.3], START + 0.5) == ""
+    for _ in range(2):
+        assert_allclose(robot.measurement(robot.time + 0.01).goal, [0.3, 0.1, 0.3, 0, 0, 0], atol=1e-9)
+        robot.home(robot.time + 0.01)
+    assert "three finite numbers" in robot.move_goal([math.nan, 0.0, 0.0], robot.time)
+    assert "has no goal" in driver().move_goal([0.3, 0.1, 0.3], START)

@@ -7,15 +7,19 @@ from dm_control.utils import rewards
 from numpy.testing import assert_allclose
 
 from mbrl_dynamics.testing import check_task
+from mbrl_sim.drawing import mujoco
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.tasks import base
 
 torch.set_num_threads(1)
 
-TIPS = {
-    "cartpole_pets": [0.0, 0.0, -0.6],
-    "pendulum_swingup": [0.0, 0.0, 0.5],
-}  # in the frame of the last body
+TIPS = {  # body, and where in its frame
+    "cartpole_swingup": ("pole", [0.0, 0.0, 1.0]),
+    "cartpole_pets": ("pole", [0.0, 0.0, -0.6]),
+    "pendulum": ("rod", [0.0, 0.0, 1.0]),
+    "pendulum_swingup": ("rod", [0.0, 0.0, 0.5]),
+    "arm_reach": ("tool", [0.0, 0.0, 0.07]),
+}
 
 
 def observations(task, count=20):
@@ -37,10 +41,15 @@ def test_reward_keeps_leading_dimensions_and_float32(task):
     assert reward.dtype == torch.float32
 
 
-def test_one_angle_is_told_by_its_cosine_and_sine(task):
-    (i,) = task.spec.circles
+def test_an_angle_without_an_end_is_told_by_its_cosine_and_sine(task):
+    simulator = Simulator(task, seed=1)
+    endless = (simulator.model.jnt_type == int(mujoco.mjtJoint.mjJNT_HINGE)) & (
+        simulator.model.jnt_limited == 0
+    )
+    assert len(task.spec.circles) == endless.sum()
     obs = observations(task)
-    assert_allclose(np.hypot(obs[:, i], obs[:, i + 1]), 1.0, atol=1e-9)
+    for i in task.spec.circles:
+        assert_allclose(np.hypot(obs[:, i], obs[:, i + 1]), 1.0, atol=1e-9)
 
 
 def test_pose_shows_what_was_observed(task):
@@ -53,9 +62,9 @@ def test_pose_shows_what_was_observed(task):
 def test_points_are_where_the_simulator_has_them(task):
     simulator = Simulator(task, seed=1)
     obs = simulator.reset()
-    pole = simulator.model.nbody - 1
-    tip = TIPS.get(task.name, [0.0, 0.0, 1.0])
-    at = simulator.data.xpos[pole] + simulator.data.xmat[pole].reshape(3, 3) @ tip
+    name, tip = TIPS[task.name]
+    body = simulator.data.body(name)
+    at = body.xpos + body.xmat.reshape(3, 3) @ tip
     assert_allclose(task.points(obs)[0], at, atol=1e-12)
     assert task.points(torch.tensor(np.stack([obs, obs]))).shape == (2, *task.points(obs).shape)
 

@@ -1,4 +1,8 @@
-"""A stand-in for a robot with ros2_control: `joint_states`, a topic of efforts, `home` and `fault`."""
+"""A stand-in for a robot with ros2_control: `joint_states`, a topic of commands, `home` and `fault`.
+
+Where there is something to be reached, `goal` and `goal_velocity` tell where it is, as a camera would,
+and `move_goal` puts it elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
@@ -19,6 +24,7 @@ from mbrl_dynamics.ros.convert import doubles, vector
 from mbrl_dynamics.ros.node import BaseNode, run
 from mbrl_dynamics.ros.params import Params
 from mbrl_sim.driver import Driver, DriverConfig
+from mbrl_sim.ros.goal import goal_messages, position_of
 
 _STEADY = 0.02  # the physics is looked after this often, however seldom it is measured [s]
 
@@ -42,13 +48,17 @@ class DriverNode(BaseNode):
             raise UserError(
                 f"parameter 'command_topic' is '{self.settings.command_topic}', but it is no name of a topic"
             ) from None
+        if self.driver.has_goal:
+            self._goal_publisher = self.create_publisher(PoseStamped, "goal", 10)
+            self._goal_velocity_publisher = self.create_publisher(TwistStamped, "goal_velocity", 10)
+            self.create_subscription(PoseStamped, "move_goal", self.guarded(self._on_move_goal), 10)
         self.create_service(Trigger, "home", self._on_home)
         self.create_service(SetBool, "fault", self._on_fault_switch)
         self.steady_timer(1.0 / self.settings.rate, self._measure)
         self.steady_timer(_STEADY, lambda: self.driver.advance(time.monotonic()))
         self.steady_timer(1.0, self._diagnose)
         self.get_logger().info(
-            f"robot {self.settings.task}: efforts of {', '.join(self.driver.command_joints)} "
+            f"robot {self.settings.task}: commands of {', '.join(self.driver.command_joints)} "
             f"on {self.settings.command_topic}"
         )
 
@@ -56,6 +66,11 @@ class DriverNode(BaseNode):
         why = self.driver.command(vector(msg.data), time.monotonic())
         if why:
             self.get_logger().warning(f"a command is refused: {why}", throttle_duration_sec=1.0)
+
+    def _on_move_goal(self, msg: PoseStamped) -> None:
+        why = self.driver.move_goal(position_of(msg), time.monotonic())
+        if why:
+            self.get_logger().warning(f"the goal is not moved: {why}", throttle_duration_sec=1.0)
 
     def _measure(self) -> None:
         now, clock = time.monotonic(), self.get_clock().now()
@@ -69,6 +84,10 @@ class DriverNode(BaseNode):
         message.velocity = doubles(measured.velocities)
         message.effort = doubles(measured.efforts)
         self._joint_publisher.publish(message)
+        if measured.goal is not None:
+            pose, twist = goal_messages(measured.goal, message.header.stamp)
+            self._goal_publisher.publish(pose)
+            self._goal_velocity_publisher.publish(twist)
 
     def _on_home(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._carry_out(lambda: self.driver.home(time.monotonic()), response, "the robot is home")

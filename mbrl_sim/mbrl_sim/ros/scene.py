@@ -13,6 +13,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from mbrl_dynamics.ros.convert import doubles, time_msg
 from mbrl_sim.drawing import mujoco
+from mbrl_sim.goal import robot_joints
 from mbrl_sim.physics import Physics
 
 Geom = mujoco.mjtGeom
@@ -111,7 +112,7 @@ class Scene:
 
 
 class Joints:
-    """JointState of the hinges and slides of a simulator; the same message object each time."""
+    """JointState of a simulated robot's hinges and slides; the same message object each time."""
 
     def __init__(self, simulator: Physics) -> None:
         self._simulator, self._message = simulator, JointState()
@@ -119,8 +120,7 @@ class Joints:
         model = simulator.model
         if model is None:
             return
-        simple = [int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)]
-        joints = np.flatnonzero(np.isin(model.jnt_type, simple))
+        joints = robot_joints(model, getattr(simulator.task, "goal", ""))
         self._positions, self._velocities = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._message.name = [model.joint(joint).name for joint in joints]
 

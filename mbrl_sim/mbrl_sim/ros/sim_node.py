@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionServer
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -23,6 +24,7 @@ from mbrl_msgs.action import Reset
 from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Pause, SingleStep
 from mbrl_sim.physics import make_simulator
+from mbrl_sim.ros.goal import position_of
 from mbrl_sim.ros.scene import Joints, Scene
 from mbrl_sim.ros.status import StatusReporter
 from mbrl_sim.world import World, WorldConfig
@@ -90,6 +92,8 @@ class SimNode(BaseNode):
 
     def _make_subscriptions(self) -> None:
         self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
+        if getattr(self.world.simulator, "goal", None) is not None:
+            self.create_subscription(PoseStamped, "move_goal", self.guarded(self._on_move_goal), 10)
         self.create_service(Pause, "pause", self._on_pause)
         self.create_service(SingleStep, "single_step", self._on_single_step)
         self._reset_server = ActionServer(self, Reset, "reset", self._on_reset)
@@ -109,6 +113,14 @@ class SimNode(BaseNode):
 
     def _on_action(self, msg: Action) -> None:
         self._emit(self.world.offer(answer_from_msg(msg), time.monotonic()))
+
+    def _on_move_goal(self, msg: PoseStamped) -> None:
+        """From the next State on, what is to be reached is elsewhere, and stays there."""
+        simulator: Any = self.world.simulator
+        try:
+            simulator.goal.move(position_of(msg))
+        except UserError as error:
+            self.get_logger().warning(f"the goal is not moved: {error}")
 
     def _on_pause(self, request: Pause.Request, response: Pause.Response) -> Pause.Response:
         why = self._carry_out(lambda: self.world.pause(request.paused, time.monotonic()))

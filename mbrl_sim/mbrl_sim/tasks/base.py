@@ -31,7 +31,8 @@ class MujocoTask:
     period. A planner sees only the ends of a period, so `reward` takes its last frame for all of them.
 
     Observations are [..., D] in SI units, actions [..., A] scaled to [-1, 1]; numpy or torch alike.
-    A task may also define `after_step(model, data)`, called after each physics step.
+    A task may also define `after_step(model, data)`, called after each physics step, and `success(obs)`:
+    whether its aim is met, bool [...], by which a run is judged.
 
     Args:
         action_repeat: frames in a control period; None = as the task says. `max_steps` is scaled with it, so
@@ -47,6 +48,7 @@ class MujocoTask:
     action: ClassVar[tuple[Element, ...]]  # limits = gear x ctrlrange of the MJCF's actuators
     frame: ClassVar[float]  # time between two measured rewards, a multiple of the MJCF's timestep [s]
     action_repeat: int = 1  # frames in a control period
+    goal: ClassVar[str] = ""  # body that shows what is to be reached (mbrl_sim/goal.py); empty = none
     max_steps: int = 1000  # control periods until an episode is truncated [steps]
 
     def __init__(self, action_repeat: int | None = None) -> None:
