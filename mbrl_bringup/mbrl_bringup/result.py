@@ -31,6 +31,7 @@ class Episode:
     model_version: int = 0  # in use at the end of the episode; 0 = none
     disagreement: float = math.nan  # mean over what was heard of the episode [normalised]
     seconds: float = math.nan  # wall time of the episode [s]
+    success: float = math.nan  # share of the steps in which the task's aim was met, where it can tell [1]
     # Of what has learned from this episode; unknown until it has:
     holdout_error: float = math.nan  # of the model [standard deviations of the targets]
     fit_seconds: float = math.nan  # [s]
@@ -73,6 +74,11 @@ class Result:
         return [episode.ret for episode in self.episodes]
 
     @property
+    def robot_s(self) -> float:
+        """How long the robot has moved, over all episodes [s]."""
+        return sum(episode.steps for episode in self.episodes) * self.control_period_s
+
+    @property
     def planning_ms_median(self) -> float:
         """Median over the planned episodes of their medians [ms]."""
         return _over(np.median, [episode.planning_ms_median for episode in self.episodes])
@@ -96,7 +102,7 @@ class Result:
             "model": self.model,
             "planner": self.planner,
             "control_period_s": _number(self.control_period_s),
-            "episodes": [{"return": _number(e.ret), "steps": e.steps} for e in self.episodes],
+            "episodes": [_essence(episode) for episode in self.episodes],
             "wall_s": round(self.wall_s, 1),
             "planning_ms": {
                 "median": _number(self.planning_ms_median, 2),
@@ -173,6 +179,13 @@ def machine_name() -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores, {name}, {platform.system()} {platform.machine()}"
+
+
+def _essence(episode: Episode) -> dict[str, Any]:
+    told: dict[str, Any] = {"return": _number(episode.ret), "steps": episode.steps}
+    if math.isfinite(episode.success):
+        told["success"] = _number(episode.success)
+    return told
 
 
 def _over(function: Any, values: Sequence[float]) -> float:

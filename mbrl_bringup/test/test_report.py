@@ -18,6 +18,7 @@ from mbrl_bringup.goals import DEMOS, best_mean, best_within
 from mbrl_bringup.plots import error_by_horizon
 from mbrl_bringup.report import CURVE, FORECAST, VIDEO, goal_rows, write_report
 from mbrl_bringup.result import Episode, Result, read, write
+from mbrl_bringup.success import rate, success_shares
 from mbrl_bringup.table import COLUMNS, RunTable, cells
 from mbrl_bringup.video import film
 from mbrl_dynamics.episodes import EpisodeStore
@@ -256,3 +257,56 @@ def test_the_table_has_one_line_an_episode_where_nobody_watches(capsys: pytest.C
     assert lines[0] == "a run" and all(heading in lines[1] for heading, _ in COLUMNS)
     assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
     assert cells(1, episodes[0])[0] == "1 *"
+
+
+# How much of an episode succeeded ---------------------------------------------------------------------------
+
+
+class Above:
+    """A task whose aim is an observation above zero."""
+
+    def success(self, obs: np.ndarray) -> np.ndarray:
+        return obs[..., 0] > 0.0
+
+
+def states(episode: int, values: list[float], *, ends: bool = True) -> list[Transition]:
+    last = len(values) - 1
+    return [
+        Transition(
+            bytes(16), episode, k, np.array([v]), np.zeros(1), first=k == 0, truncated=ends and k == last
+        )
+        for k, v in enumerate(values)
+    ]
+
+
+def test_success_is_counted_over_the_steps_of_each_whole_episode() -> None:
+    whole = states(0, [1.0, 1.0, -1.0, 1.0, -1.0])
+    broken, again = states(1, [1.0, 1.0], ends=False), [*whole[:2], whole[1], *whole[2:], whole[-1]]
+    other = states(2, [-1.0, 1.0, 1.0])
+    assert success_shares(Above(), [*whole, *broken, *other]) == [0.5, 1.0]
+    assert success_shares(Above(), [*again, *other]) == [0.5, 1.0], (
+        "a State that was recorded twice counts once"
+    )
+    assert success_shares(Above(), []) == []
+
+
+def test_a_run_is_rated_where_its_task_can_tell(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rate(run) == read(run), "this task cannot tell"
+    monkeypatch.setattr(Pendulum, "success", Above.success, raising=False)
+    assert rate(run) == read(run) == result_of(), "not all episodes were recorded"
+    write(result_of(episodes=2), run)
+    rated = rate(run)
+    assert all(0.0 <= episode.success <= 1.0 for episode in rated.episodes)
+    assert read(run) == rated
+    told = json.loads((run / "result.json").read_text())["episodes"]
+    assert [row["success"] for row in told] == [round(e.success, 6) for e in rated.episodes]
+
+
+def test_reaching_is_judged_by_the_last_ten_episodes() -> None:
+    share = next(goal for goal in DEMOS["arm_reach"].goals if goal.wanted == 0.8)
+    rows = [Episode("exploit", 0.0, STEPS, success=s) for s in (0.0, *[0.5] * 5, *[1.0] * 5)]
+    result = result_of(episodes=0)
+    assert share.measure(dataclasses.replace(result, episodes=tuple(rows))) == pytest.approx(0.75)
+    assert math.isnan(share.measure(dataclasses.replace(result, episodes=tuple(rows[:9]))))
+    unknown = (*rows[:-1], Episode("exploit", 0.0, STEPS))
+    assert share.reached(dataclasses.replace(result, episodes=unknown)) is None

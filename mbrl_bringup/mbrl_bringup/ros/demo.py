@@ -14,6 +14,7 @@ from mbrl_bringup.report import write_report
 from mbrl_bringup.result import Result, atomic_write
 from mbrl_bringup.ros.client import RunFailed, Stopped
 from mbrl_bringup.ros.session import Session
+from mbrl_bringup.success import rate
 
 
 def run_demo(arguments: Mapping[str, Any], options: DemoConfig, began: float) -> int:
@@ -62,8 +63,9 @@ def _run(run: Run, options: DemoConfig, stop: StopFlag) -> tuple[int, Result]:
                 code = FAILED
                 print(f"error: {error}\n{last_lines(run.folder)}", file=sys.stderr, flush=True)
     finally:
+        result = rate(run.folder)
         print(write_report(run.folder, video=options.video), flush=True)
-    return code, session.result
+    return code, result
 
 
 def _write_out(path: Path, results: list[Result], *, many: bool) -> None:
