@@ -15,7 +15,7 @@ setup(
         ("share/mbrl_bringup/config", glob("config/*.yaml")),
         ("share/mbrl_bringup/config/dm_control", glob("config/dm_control/*.yaml")),
         ("share/mbrl_bringup/config/gymnasium", glob("config/gymnasium/*.yaml")),
-        ("share/mbrl_bringup/config/robots", glob("config/robots/*.yaml")),
+        ("share/mbrl_bringup/config/robots", glob("config/robots/*")),
         ("share/mbrl_bringup/rviz", glob("rviz/*.rviz")),
     ],
     install_requires=["setuptools"],

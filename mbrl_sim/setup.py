@@ -6,7 +6,7 @@ setup(
     description="The world in MuJoCo: one simulator, one file a task.",
     license="Apache-2.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"mbrl_sim": ["tasks/*.xml", "tasks/*.urdf"]},
+    package_data={"mbrl_sim": ["tasks/*.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mbrl_sim"]),
         ("share/mbrl_sim", ["package.xml"]),

@@ -8,10 +8,12 @@ The arguments and the processes are those of `mbrl up`: both come from mbrl_brin
 import dataclasses
 import sys
 import time
+from typing import Any
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from mbrl_bringup.stack import Process, StackConfig, argument_text, default_run_dir, resolve
@@ -55,7 +57,7 @@ def _node(process: Process) -> Node:
         executable=process.executable,
         name=process.name,
         namespace=process.namespace,
-        parameters=[dict(process.parameters)],
+        parameters=[{name: _as_it_is(value) for name, value in process.parameters.items()}],
         remappings=list(process.remappings),
         arguments=list(process.arguments),
         ros_arguments=["--enclave", process.full_name],
@@ -66,3 +68,8 @@ def _node(process: Process) -> Node:
         sigterm_timeout="5",
         sigkill_timeout="5",
     )
+
+
+def _as_it_is(value: Any) -> Any:
+    """A parameter's value; launch would read a text as YAML, which a URDF is not."""
+    return ParameterValue(value, value_type=str) if isinstance(value, str) else value

@@ -116,6 +116,9 @@ class RobotConfig:
     cameras: Annotated[dict[str, CameraTopic], Field(description="camera of the task's Spec -> topic")] = (
         field(default_factory=dict)
     )
+    description: Annotated[
+        str, Field(description="URDF for RViz, its path from this file's folder; empty = none")
+    ] = ""
     feedback: Annotated[
         str, Field(description="source of the joints' positions and velocities; empty = none")
     ] = ""
@@ -151,9 +154,15 @@ def load(path: Path) -> RobotConfig:
     if not isinstance(content, dict):
         raise UserError(f"{path} does not describe a robot: it must hold {', '.join(_KEYS)}")
     try:
-        return build(RobotConfig, content)
+        robot = build(RobotConfig, content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if not robot.description:
+        return robot
+    description = (path.parent / robot.description).absolute()
+    if not description.is_file():
+        raise UserError(f"{path}: description is '{robot.description}', but there is no such file")
+    return replace(robot, description=str(description))
 
 
 def find(name: str) -> RobotConfig:

@@ -6,6 +6,7 @@ before anything is started. Pure: reads the parameter files, starts nothing.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -144,7 +145,7 @@ class Process:
 
     def command(self, parameters_file: Path) -> list[str]:
         """The command line that starts it, with its parameters in a file (see `parameters_yaml`)."""
-        program = [sys.executable, "-m", self.module] if self.module else [self.executable]
+        program = [sys.executable, "-m", self.module] if self.module else [self._program or self.executable]
         ros = ["--ros-args", "-r", f"__node:={self.name}", "--params-file", str(parameters_file)]
         ros += ["--enclave", self.full_name]  # counts where ROS_SECURITY_ENABLE is set, see security.py
         if self.namespace:
@@ -157,10 +158,19 @@ class Process:
         """Look for a program that is not Python.
 
         Raises:
-            UserError: it is not on the PATH.
+            UserError: it is not installed.
         """
-        if not self.module and shutil.which(self.executable) is None:
+        if not self.module and self._program is None:
             raise UserError(f"'{self.executable}' is not installed here: it comes with a full ROS 2")
+
+    @property
+    def _program(self) -> str | None:
+        """A program that is not Python: on the PATH, or where a package has those that `ros2 run` finds."""
+        folders = (Path(prefix, "lib", self.package) for prefix in _prefixes())
+        return shutil.which(self.executable) or next(
+            (str(folder / self.executable) for folder in folders if (folder / self.executable).is_file()),
+            None,
+        )
 
     def parameters_yaml(self) -> str:
         """The parameters as the text of a ROS parameters file."""
@@ -200,7 +210,9 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
     if "policy_node" in wanted:
         nodes.check_policy(stack, robot, {process.name: process.configuration for process in processes})
     if stack.rviz:
-        processes.append(_rviz(namespace))
+        if robot is not None and robot.description:
+            processes.append(_description(namespace, Path(robot.description)))
+        processes.append(_rviz(namespace, simulated=robot is None))
     return processes
 
 
@@ -232,16 +244,32 @@ def _process(name: str, namespace: str, parameters: dict[str, Any], stack: Stack
     )
 
 
-def _rviz(namespace: str) -> Process:
+def _description(namespace: str, urdf: Path) -> Process:
+    """Tells RViz what a robot looks like, and where its links are by its joint_states."""
+    return Process(
+        name="robot_state_publisher",
+        package="robot_state_publisher",
+        executable="robot_state_publisher",
+        namespace=namespace,
+        parameters={"robot_description": urdf.read_text()},
+        remappings=_remappings(namespace),
+    )
+
+
+def _rviz(namespace: str, *, simulated: bool) -> Process:
     return Process(
         name="rviz2",
         package="rviz2",
         executable="rviz2",
         namespace=namespace,
-        parameters={"use_sim_time": True},
+        parameters={"use_sim_time": simulated},
         remappings=_remappings(namespace),
         arguments=("-d", str(share("rviz/mbrl.rviz"))),
     )
+
+
+def _prefixes() -> list[str]:
+    return [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
 
 
 def _remappings(namespace: str) -> tuple[tuple[str, str], ...]:

@@ -45,6 +45,7 @@ def launch_file(monkeypatch: pytest.MonkeyPatch) -> Any:
         "launch.substitutions": [],
         "launch_ros": [],
         "launch_ros.actions": ["Node"],
+        "launch_ros.parameter_descriptions": [],
     }
     for name, classes in names.items():
         module = types.ModuleType(name)
@@ -52,6 +53,8 @@ def launch_file(monkeypatch: pytest.MonkeyPatch) -> Any:
             setattr(module, cls, type(cls, (Recorded,), {}))
         monkeypatch.setitem(sys.modules, name, module)
     sys.modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration  # type: ignore[attr-defined]
+    as_it_is = lambda value, value_type: value_type(value)  # noqa: E731
+    sys.modules["launch_ros.parameter_descriptions"].ParameterValue = as_it_is  # type: ignore[attr-defined]
     spec = importlib.util.spec_from_file_location("sim_mpc_launch", LAUNCH_FILE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -216,6 +216,27 @@ def test_a_dataset_of_other_dynamics_is_refused_before_anything_is_started(tmp_p
         resolve({"agent": "sac", "task": "pendulum", "run_dir": str(tmp_path)})
 
 
+def test_rviz_shows_a_robot_by_its_description() -> None:
+    stack = by_name(resolve({"robot": "arm", "rviz": True}))
+    publisher = stack["robot_state_publisher"]
+    assert "<robot name=" in publisher.parameters["robot_description"]
+    assert not stack["rviz2"].parameters["use_sim_time"], "a robot has no clock of its own"
+    assert "robot_state_publisher" not in by_name(resolve({"robot": "cartpole", "rviz": True}))
+    assert "robot_state_publisher" not in by_name(resolve({"robot": "arm"}))
+
+
+def test_a_program_is_found_where_its_package_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process("viewer", "some_viewer", "viewer_of_nobody")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    with pytest.raises(UserError, match="'viewer_of_nobody' is not installed here"):
+        process.check_installed()
+    program = tmp_path / "lib" / "some_viewer" / "viewer_of_nobody"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    process.check_installed()
+    assert process.command(Path("p.yaml"))[0] == str(program)
+
+
 def test_rviz_is_started_with_the_view_of_this_package() -> None:
     rviz = by_name(resolve({"rviz": True}))["rviz2"]
     assert Path(rviz.arguments[1]).is_file()
