@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
@@ -32,6 +33,7 @@ from mbrl_dynamics.transition import Answer
 from mbrl_msgs.action import Reset
 from mbrl_msgs.msg import Action, GuardStatus, LearnerStatus, State, WorldStatus
 from mbrl_msgs.srv import Arm
+from mbrl_sim.tasks.arm_reach import ArmReach
 
 FILE = Path(__file__).parents[1] / "config" / "robots" / "cartpole.yaml"
 BRIDGE, DRIVER = "mbrl_bringup.ros.robot_bridge_node", "mbrl_sim.ros.driver_node"
@@ -39,11 +41,11 @@ COMMANDS = "effort_controller/commands"
 
 
 class Bench:
-    """A controller that answers every State with one force, and hears all that is said."""
+    """A controller that answers every State with one row, and hears all that is said."""
 
-    def __init__(self, me) -> None:
-        self.me, self.force, self.answering = me, 3.0, True
-        self.commands = me.listen(Float64MultiArray, COMMANDS, 10)
+    def __init__(self, me, commands: str = COMMANDS, row: tuple[float, ...] = (3.0,)) -> None:
+        self.me, self.row, self.answering = me, row, True
+        self.commands = me.listen(Float64MultiArray, commands, 10)
         self.guards = me.listen(GuardStatus, "guard_status", LATCHED_QOS)
         self.worlds = me.listen(WorldStatus, "world_status", LATCHED_QOS)
         self.states: list[State] = []
@@ -54,7 +56,7 @@ class Bench:
     def _on_state(self, msg: State) -> None:
         self.states.append(msg)
         if self.answering and not (msg.terminated or msg.truncated):
-            self.answer(msg, self.force)
+            self.answer(msg, *self.row)
 
     def answer(self, msg: State, *row: float) -> None:
         state = transition_from_msg(msg)
@@ -91,10 +93,13 @@ class Bench:
         eventually(lambda: len(self.states) > seen + 5, "no States")
 
 
-def patient(folder: Path, seconds: float) -> str:
-    """The cart-pole's file with a guard that waits so long, since the machine that tests may be busy."""
-    content = yaml.safe_load(FILE.read_text())
-    content["sources"]["joints"]["max_age"] = content["guard"]["max_age"] = seconds / 2
+def patient(folder: Path, seconds: float, file: Path = FILE) -> str:
+    """A robot's file with a guard that waits so long, since the machine that tests may be busy."""
+    content = yaml.safe_load(file.read_text())
+    content.pop("description", None)  # is not beside it
+    for source in content["sources"].values():
+        source["max_age"] = seconds / 2
+    content["guard"]["max_age"] = seconds / 2
     content["guard"]["trip_after"] = seconds
     path = folder / "patient.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -180,6 +185,27 @@ def test_a_stopped_bridge_is_noticed_by_the_driver_and_trips_when_it_goes_on(tmp
         eventually(lambda: len(joints) > 500, "no time passes")  # longer than trip_after
         os.kill(bench.process.pid, signal.SIGCONT)
         assert bench.phase(GuardStatus.TRIPPED).reason
+
+
+def test_an_arm_moves_and_its_goal_is_whatever_is_seen(tmp_path: Path) -> None:
+    which = {"robot": patient(tmp_path, 30.0, FILE.with_name("arm.yaml"))}
+    drives = {"task": "arm_reach", "command_topic": "velocity_controller/commands", "command_timeout": 0.2}
+    with isolated_domain(), start_node(DRIVER, drives), start_node(BRIDGE, which), peer() as me:
+        bench = Bench(me, "velocity_controller/commands", (0.4, 0.0, 0.0, 0.0, 0.0, -0.6))
+        bench.running()
+        task, begin = ArmReach(), bench.states[0].observation
+        eventually(lambda: bench.states[-1].observation[0] > begin[0] + 0.1, "the arm does not turn")
+        state = transition_from_msg(bench.states[-1])
+        assert math.isfinite(state.reward) and state.observation[5] < begin[5] - 0.1
+        assert 0.0 < task.distance(state.observation) < 1.0
+        mover, wanted = me.publisher(PoseStamped, "move_goal", 10), PoseStamped()
+        wanted.pose.position.x, wanted.pose.position.y, wanted.pose.position.z = 0.4, 0.1, 0.25
+
+        def seen() -> bool:
+            mover.publish(wanted)
+            return np.allclose(bench.states[-1].observation[12:], [0.4, 0.1, 0.25, 0, 0, 0], atol=1e-6)
+
+        eventually(seen, "the new goal is not seen")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import math
 import signal
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -92,6 +94,28 @@ def test_a_command_moves_the_cart_and_home_brings_it_back():
         assert answer.success, answer.message
         home = bridge.measured(lambda joints: abs(joints.position[0]) < 0.2, "the cart is not at home")
         assert home.effort[0] == 0.0
+
+
+def test_an_arm_follows_speeds_and_its_goal_goes_where_it_is_put():
+    with robot(task="arm_reach", command_topic="velocity_controller/commands", command_timeout=0.5) as bridge:
+        goals = bridge.me.listen(PoseStamped, "goal", 10)
+        speeds = bridge.me.listen(TwistStamped, "goal_velocity", 10)
+        bridge.measured(lambda joints: len(joints.name) == 6, "no joint_states")
+        eventually(lambda: bool(goals) and bool(speeds), "nobody sees the goal")
+        assert goals[0].header == speeds[0].header
+        bridge.send(0.5, 0.0, 0.0, 0.0, 0.0, 0.0)
+        bridge.measured(lambda joints: joints.velocity[0] > 0.4, "the arm does not turn")
+        bridge.measured(lambda joints: abs(joints.velocity[0]) < 0.01, "it goes on without a command")
+        mover = bridge.me.publisher(PoseStamped, "move_goal", 10)
+        wanted = PoseStamped()
+        wanted.pose.position.x, wanted.pose.position.z = 0.4, 0.25
+
+        def moved():
+            mover.publish(wanted)
+            at, speed = goals[-1].pose.position, speeds[-1].twist.linear
+            return np.allclose([at.x, at.y, at.z, speed.y], [0.4, 0.0, 0.25, 0.0], atol=1e-6)
+
+        eventually(moved, "the goal is not moved")
 
 
 def test_a_fault_stops_the_messages_until_it_is_over():
