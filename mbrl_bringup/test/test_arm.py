@@ -1,15 +1,27 @@
-"""The arm's three files, MJCF, URDF and robot's file, speak of one arm."""
+"""The arm's three files, MJCF, URDF and robot's, speak of one arm; and a planner leads it to any goal."""
 
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import torch
 from numpy.testing import assert_allclose
+from torch import Tensor
 
 from mbrl_bringup.robot_config import find, guard_config
+from mbrl_bringup.stack import resolve
+from mbrl_dynamics.interfaces import Capabilities, Noise
+from mbrl_dynamics.models.observed import ObservationModel
+from mbrl_dynamics.models.with_task import WithTask
+from mbrl_dynamics.types import Prediction
+from mbrl_planner.agents.mpc import MPC
+from mbrl_planner.planners.icem import ICEM, ICEMConfig
 from mbrl_sim.drawing import mujoco
 from mbrl_sim.simulator import Simulator
-from mbrl_sim.tasks.arm_reach import RANGES, ArmReach
+from mbrl_sim.tasks.arm_reach import NEAR, RANGES, ArmReach
+from mbrl_sim.tasks.arm_reach_obstacle import OBSTACLE, ArmReachObstacle
+
+torch.set_num_threads(1)
 
 URDF = Path(__file__).parents[1] / "config" / "robots" / "arm.urdf"
 
@@ -71,3 +83,50 @@ def test_the_guard_allows_what_the_drives_can():
     )
     beyond = {bound.name: bound.high for bound in guard.bounds}
     assert all(way < beyond[f"joints/{joint}.position"] < way + 0.2 for joint, (way, _) in RANGES.items())
+
+
+class Follows(ObservationModel):
+    """An arm whose joints turn as they are told, and a goal that goes straight on."""
+
+    capabilities = Capabilities(differentiable=True)
+
+    def step(self, state: Tensor, action: Tensor, noise: Noise = None) -> Prediction:
+        period, top = self.spec.control_period, torch.tensor(self.spec.action_high, dtype=state.dtype)
+        speeds, goal = action * top, state[..., 15:]
+        after = [state[..., :6] + period * speeds, speeds, state[..., 12:15] + period * goal, goal]
+        return Prediction(torch.cat(after, -1), torch.cat(after, -1))
+
+
+def led(task, places, steps=50):
+    """Observations [K, steps, D] while a planner leads the arm to one place after the other."""
+    told = next(p for p in resolve({"task": task.name}) if p.name == "planner_node").configuration
+    settings = {name.removeprefix("icem."): v for name, v in told.items() if name.startswith("icem.")}
+    agent = MPC(ICEM(ICEMConfig(**settings)), WithTask(Follows(task.spec), task))
+    simulator, carry, before, seen = Simulator(task, seed=0), None, None, []
+    obs = simulator.reset()
+    for place in places:
+        simulator.goal.move(place)
+        for _ in range(steps):
+            given = {"vector": torch.tensor(obs, dtype=torch.float32)[None]}
+            begins = torch.tensor([not seen])
+            plan, carry = agent.act(given, carry, first=begins, prev_action=before, explore=False)
+            before = plan[:, 0]
+            obs = simulator.step(task.spec.unscale_action(before[0].numpy())).observation
+            seen.append(obs)
+    return np.array(seen).reshape(len(places), steps, -1)
+
+
+def test_a_planner_leads_the_tool_to_any_goal_with_one_model():
+    task = ArmReach()
+    seen = led(task, [(0.3, 0.2, 0.35), (0.45, -0.15, 0.22)])
+    assert (task.distance(seen[:, 35:]) < NEAR).all()
+
+
+def test_a_planner_keeps_away_from_the_obstacle():
+    nearest = {}
+    for task in (ArmReach(), ArmReachObstacle()):
+        (seen,) = led(task, [(0.32, 0.14, 0.33)])  # the ball hangs straight above
+        assert (task.distance(seen[35:]) < NEAR).all()
+        nearest[task.name] = np.linalg.norm(task.body(seen) - OBSTACLE, axis=-1).min()
+    assert nearest["arm_reach"] < 0.08, "it would be in the way"
+    assert nearest["arm_reach_obstacle"] > 0.09, "neither tool nor wrist, 0.034 m thick, touch the ball"
