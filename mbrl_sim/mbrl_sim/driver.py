@@ -246,7 +246,7 @@ class Driver:
         elif not self.faulty:
             data, at, dof = self._simulator.data, self._positions, self._velocities
             efforts = data.qfrc_actuator[dof]
-            goal = self._simulator.goal and self._simulator.goal.state()
+            goal = None if self._simulator.goal is None else self._simulator.goal.state()
             self._taken.append(
                 Measurement(self.time, self.names, data.qpos[at], data.qvel[dof], efforts, goal)
             )
