@@ -82,7 +82,7 @@ def _minutes(limit: float) -> Goal:
 
 def _reaching(what: str) -> Demo:
     return Demo(
-        episodes=20,
+        episodes=12,
         solved=lambda returns: mean(returns[-3:], 3) >= 930.0,
         policy=900.0,
         goals=(
