@@ -7,8 +7,10 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from visualization_msgs.msg import MarkerArray
@@ -109,6 +111,22 @@ def test_answers_to_a_repeated_state_count_once():
         assert list(world.reached(2).action) == [0.2]
         status = world.told(lambda status: status.accepted == 2)
         assert (status.refused, status.step) == (0, 2)
+
+
+def test_a_goal_is_moved_and_is_no_joint_of_the_robot():
+    with simulation(task="arm_reach") as world:
+        mover, wanted = world.me.publisher(PoseStamped, "move_goal"), PoseStamped()
+        wanted.pose.position.x, wanted.pose.position.z = 0.4, 0.25
+
+        def moved():
+            mover.publish(wanted)
+            seen = world.advance(*[0.1] * 6).observation
+            return np.allclose(seen[12:], [0.4, 0.0, 0.25, 0.0, 0.0, 0.0], atol=1e-6)
+
+        eventually(moved, "the goal is not moved")
+        assert np.allclose(world.newest.observation[12:15], [0.4, 0.0, 0.25])
+        eventually(lambda: world.joints, "no joint_states")
+        assert len(world.joints[-1].name) == 6
 
 
 def test_a_bad_action_is_refused_and_named_in_the_status():
