@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
+from mbrl_bringup.nodes import NODES
 from mbrl_bringup.robot_config import RobotConfig
 from mbrl_bringup.stack import Process
+from mbrl_dynamics.plugins import make_task
 
 OPERATOR = "operator"  # the enclave of `mbrl arm`, `status`, ..., and of a person's buttons
 _PARAMETERS = (  # services that every node has
@@ -84,8 +86,11 @@ _ACCESS = {
             "/tf_static",
         )
     ),
+    "robot_state_publisher": Access(
+        publish=("robot_description", "/tf", "/tf_static"), subscribe=("joint_states",)
+    ),
     OPERATOR: Access(
-        publish=("emergency_stop", "emergency_stop/heartbeat", "joy"),
+        publish=("emergency_stop", "emergency_stop/heartbeat", "joy", "move_goal"),
         subscribe=(
             *("spec", "state", "world_status", "guard_status", "learner_status", "model_status"),
             *("model_update", "policy_status", "/diagnostics"),
@@ -96,12 +101,13 @@ _ACCESS = {
 }
 
 
-def access(node: str, robot: RobotConfig | None, namespace: str) -> Access:
+def access(node: str, robot: RobotConfig | None, namespace: str, *, goal: bool = False) -> Access:
     """What a node may do.
 
     Args:
         node: its name, or OPERATOR.
         robot: the robot's file; None = the world is simulated.
+        goal: whether the task has a goal that can be moved.
         namespace: of the stack, absolute; empty = none.
     """
     result = _ACCESS[node]
@@ -112,7 +118,9 @@ def access(node: str, robot: RobotConfig | None, namespace: str) -> Access:
             publish=tuple(renamed.get(name, name) for name in result.publish),
             subscribe=tuple(renamed.get(name, name) for name in result.subscribe),
         )
-    if node not in (OPERATOR, "rviz2"):
+    if goal and node in ("sim_node", "driver_node"):
+        result = _more(result, subscribe=("move_goal",))
+    if node in NODES:
         result = _more(result, publish=("/diagnostics",))
     if robot is None:
         return result
@@ -134,8 +142,9 @@ def policy(processes: Iterable[Process], robot: RobotConfig | None) -> str:
     enclaves = ElementTree.SubElement(root, "enclaves")
     namespace = ""
     for process in processes:
-        namespace = process.namespace
-        _enclave(enclaves, process.name, namespace, access(process.name, robot, namespace))
+        namespace, task = process.namespace, process.configuration.get("task", "")
+        goal = bool(task and getattr(make_task(task), "goal", ""))
+        _enclave(enclaves, process.name, namespace, access(process.name, robot, namespace, goal=goal))
     _enclave(enclaves, OPERATOR, namespace, access(OPERATOR, robot, namespace))
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'

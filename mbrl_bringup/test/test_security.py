@@ -94,6 +94,15 @@ def test_the_command_writes_a_policy_of_one_enclave_a_process(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_goal_may_be_moved_where_there_is_one(capsys):
+    for arguments in (["robot:=arm", "rviz:=true"], ["task:=arm_reach"], ["task:=pendulum"]):
+        assert main(["security", *arguments]) == 0
+        root = ElementTree.fromstring(capsys.readouterr().out.partition("\n")[2])
+        world = next(root.iter("enclave"))
+        subscribed = world.iterfind(".//topics[@subscribe]/topic")
+        assert ("move_goal" in {topic.text for topic in subscribed}) == ("task:=pendulum" not in arguments)
+
+
 @pytest.mark.parametrize("argument", ["robot:=cartpol", "agent:=mcp"])
 def test_mistakes_are_told(argument, capsys):
     assert main(["security", argument]) == 2
