@@ -26,7 +26,7 @@ from mbrl_planner.gate_process import BEGIN, FINDING, JUDGE, KEEP, STATE, WATCH,
 from mbrl_planner.model_gate import DryPlan, Finding, ModelGate, build_with
 from mbrl_planner.pipe import Message, receive, send, snapshot_of
 
-NICE = 10  # judging has time; deciding has not
+NICE = 5  # judging has time; deciding has not
 
 
 def make_gate(message: Message) -> ModelGate:

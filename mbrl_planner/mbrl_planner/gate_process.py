@@ -24,7 +24,7 @@ from mbrl_planner.pipe import Message, message_of, receive, send
 
 BEGIN, STATE, KEEP, JUDGE, WATCH = "begin", "state", "keep", "judge", "watch"  # to the process
 FINDING = "finding"  # from it, to each JUDGE and WATCH
-PATIENCE = 60.0  # for its answer; its start takes seconds [s]
+PATIENCE = 120.0  # for its answer; its start takes seconds [s]
 NOBODY = bytes(16)  # world id of a spec that no world announces
 
 

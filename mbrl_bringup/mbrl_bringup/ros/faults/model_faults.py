@@ -147,10 +147,14 @@ class Planner:
         self._updates = me.publisher(ModelUpdate, "model_update", LATCHED_QOS)
 
     def offer(self, update: Snapshot) -> ModelStatus | None:
-        """Publish an update; the status that follows it, None if there is none."""
-        seen = len(self.statuses)
+        """Publish an update; the status with the verdict on it, None if there is none."""
+        before = self._verdicts()
         self._updates.publish(snapshot_to_msg(update, time_msg(0.0)))
-        return self.statuses[-1] if wait_until(lambda: len(self.statuses) > seen, 3.0, 0.002) else None
+        return self.statuses[-1] if wait_until(lambda: self._verdicts() > before, 3.0, 0.002) else None
+
+    def _verdicts(self) -> int:
+        """Updates that were taken or refused so far."""
+        return self.statuses[-1].swaps + self.statuses[-1].refused if self.statuses else 0
 
 
 def over_dds(outcome: Outcome, poisons: int, seed: int) -> None:
@@ -158,9 +162,10 @@ def over_dds(outcome: Outcome, poisons: int, seed: int) -> None:
     parameters = {"task": "cartpole_swingup", "no_model": "safe"}
     with quiet_domain(), start_node(PLANNER, parameters) as node, peer() as me:
         planner, incumbent = Planner(me), good(3)
-        taken = planner.offer(incumbent)
-        while taken is not None and not taken.in_use:
-            taken = planner.offer(incumbent)
+        planner.offer(incumbent)
+        if not wait_until(lambda: planner.statuses[-1].in_use, 60.0):
+            outcome.tried("even a good update is refused")
+            return
         swaps = planner.statuses[-1].swaps
         mark = Path(tempfile.gettempdir(), f"mbrl_executed_{os.getpid()}")
         before = _memory(node.pid)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from mbrl_bringup.robot_config import find
 from mbrl_bringup.ros.faults.learner_child import MODEL, SPEC
 from mbrl_bringup.ros.faults.model_faults import Planner, signed
 from mbrl_bringup.ros.faults.outcome import Outcome
@@ -46,10 +48,11 @@ def worse(outcome: Outcome, trials: int, seed: int) -> None:
 
 def fitted(heard: list[State], seed: int) -> Ensemble:
     """A small model of what was seen."""
-    buffer = ReplayBuffer(SPEC)
+    spec = replace(SPEC, action_delay_steps=find("cartpole").action_delay_steps)
+    buffer = ReplayBuffer(spec)
     for message in list(heard):
         buffer.add(transition_from_msg(message))
-    model = Ensemble(SPEC, MODEL, seed=seed)
+    model = Ensemble(spec, MODEL, seed=seed)
     model.fit(buffer, Budget(500, 20.0))
     return model
 
