@@ -47,7 +47,7 @@ class Order:
     model: str
     task: str
     action_repeat: int = 0
-    tolerance: float = 2.0
+    tolerance: float = 1.5
     folder: str = ""
     planner: str = ""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -29,6 +29,7 @@ DryPlan = Callable[[Model, dict[str, Tensor]], Tensor]  # decides once; returns 
 RECENT = 512  # States that models are compared on [steps]
 ENOUGH = 50  # fewer say nothing [steps]
 CONTEXT = 16  # steps that a recurrent model is filtered through before its prediction counts
+NO_CHANGE = 1.0  # error of predicting that nothing changes [standard deviations of a change]
 FLOOR = 0.05  # an error below this is good, whatever the other model's is [standard deviations of a change]
 ACCEPTED, BANNED = "accepted.safetensors", "banned.txt"  # files in the folder
 
@@ -60,7 +61,8 @@ class ModelGate:
     """Judges updates, and goes on watching the one in use beside the one before.
 
     An update must be whole, of the right kind and dynamics, finite, on the newest States no worse than
-    `tolerance` times the model in use, and fast enough to plan with. The model in use goes back to the one
+    `tolerance` times the last two models in use, nor than predicting no change where these are better than
+    that, and fast enough to plan with. The model in use goes back to the one
     before when that predicts better by the same factor what happened since; it is not taken again then.
 
     Args:
@@ -79,7 +81,7 @@ class ModelGate:
         kind: str,
         build: Build,
         *,
-        tolerance: float = 2.0,
+        tolerance: float = 1.5,
         plan: DryPlan | None = None,
         limit: float = 0.0,
         folder: Path | None = None,
@@ -159,14 +161,18 @@ class ModelGate:
         Raises:
             ValueError: it is too large beside that of the model in use.
         """
-        error, incumbent = self._errors(list(self._recent), new, self._in_use)
-        if error is not None and not np.isfinite(error):
+        error, *others = self._errors(list(self._recent), new, self._in_use, self._before)
+        if error is None:
+            return None
+        if not np.isfinite(error):
             raise ValueError(f"{new.snapshot.name} predicts what is not finite")
-        if error is not None and incumbent is not None and error > self.tolerance * max(incumbent, FLOOR):
-            raise ValueError(
-                f"{new.snapshot.name} predicts the newest States with an error of {error:.3g}, "
-                f"more than {self.tolerance:g} times the {incumbent:.3g} of the model in use"
-            )
+        known = [other for other in others if other is not None]
+        best = min(known, default=np.inf)  # not only the one in use: models could get worse step by step
+        told = f"{new.snapshot.name} predicts the newest States with an error of {error:.3g}"
+        if error > self.tolerance * max(best, FLOOR):
+            raise ValueError(f"{told}, more than {self.tolerance:g} times the {best:.3g} of a model in use")
+        if error > max(NO_CHANGE, best) and known:
+            raise ValueError(f"{told}: that nothing changes would be a better guess")
         return error
 
     def _errors(self, states: list[Transition], *models: Kept | None) -> list[float | None]:

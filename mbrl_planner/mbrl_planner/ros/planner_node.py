@@ -51,7 +51,7 @@ class PlannerNodeConfig(ControllerNodeConfig):
         Field(
             ge=1, description="a model whose error is so many times that of another is not used for it [1]"
         ),
-    ] = 2.0
+    ] = 1.5
     model_folder: Annotated[
         str,
         Field(description="folder of the model in use, read at the start; empty = it is not kept on disk"),
