@@ -40,8 +40,11 @@ def test_list_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "sentence"),
     [
         (["upp"], "unknown command 'upp' (did you mean 'up'?)"),
-        (["up", "--task", "nope"], "unknown task 'nope'; valid: cartpole_pets"),
-        (["up", "task:=nope"], "unknown task 'nope'; valid: cartpole_pets"),
+        (
+            ["up", "--task", "nope"],
+            "unknown task 'nope'; valid: arm_reach, arm_reach_obstacle, cartpole_pets",
+        ),
+        (["up", "task:=nope"], "unknown task 'nope'; valid: arm_reach, arm_reach_obstacle, cartpole_pets"),
         (["up", "--tusk", "pendulum"], "unknown argument 'tusk' (did you mean 'task'?)"),
         (["up", "--seed"], "--seed"),
         (["up", "--seed=-1"], "'seed' is '-1'"),

@@ -101,7 +101,7 @@ def test_up_survives_the_death_of_each_node_and_ends_with_ctrl_c(
         learners.clear()
         eventually(lambda: bool(learners) and learners[-1].transitions > 0, "what was seen is forgotten")
     family = family_of(up)
-    assert len(family) == 3
+    assert len(family) == 4  # the nodes, and what judges models for the planner
     assert up.stop(signal.SIGINT) == 0
     assert not alive(family)
     folder = run_folder(tmp_path)

@@ -26,7 +26,7 @@ from mbrl_dynamics.transition import Transition
 
 SPEC = Spec("t", (Element("x"),), (Element("f", "N", -1.0, 1.0),), 0.05)
 SMALL = EnsembleConfig(members=2, hidden=(4,))
-fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Where (as a share of the whole, half of them near its beginning), how many bytes go, what comes instead
 place = st.floats(0, 1) | st.floats(0, 0.02)

@@ -315,7 +315,10 @@ def test_a_signal_ends_it_cleanly(mode, number):
 @pytest.mark.parametrize(
     "parameter, sentence",
     [
-        ({"task": "moonwalk"}, "unknown task 'moonwalk'; valid: cartpole_pets, cartpole_swingup, "),
+        (
+            {"task": "moonwalk"},
+            "unknown task 'moonwalk'; valid: arm_reach, arm_reach_obstacle, cartpole_pets, ",
+        ),
         (
             {"task": "dm_control/cheetah-jump"},
             "unknown task 'dm_control/cheetah-jump' (did you mean 'dm_control/ch",

@@ -169,11 +169,11 @@ class Polled(CallbackGroup):
 
 def arrivals(subscription: Any) -> list[tuple[Any, float]]:
     """What waits in a `Polled` subscription, oldest first, each with its arrival [s, steady clock]."""
-    taken: list[tuple[Any, float]] = []
-    for message, info in _waiting(subscription):
-        waited = max(time.time_ns() - (info["received_timestamp"] or time.time_ns()), 0)
-        taken.append((message, time.monotonic() - 1e-9 * waited))
-    return taken
+    now, wall = time.monotonic(), time.time_ns()  # once: two readings differ by as much as messages may
+    return [
+        (message, now - 1e-9 * max(wall - (info["received_timestamp"] or wall), 0))
+        for message, info in _waiting(subscription)
+    ]
 
 
 def _waiting(subscription: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
