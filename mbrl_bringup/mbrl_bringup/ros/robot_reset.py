@@ -26,6 +26,7 @@ class ResetServer:
         self._deadline = math.inf  # of the service or the motion, steady clock [s]
         self._phase = ""
         self._confirmed = False
+        self._called = True  # the driver was asked to bring the robot home
         self._home = node.create_client(Trigger, self._begin.service) if self._begin.by == "service" else None
         node.create_service(Trigger, "confirm", self._on_confirm)
         self._server = ActionServer(
@@ -57,6 +58,11 @@ class ResetServer:
             self._world.ready(now)
         elif self._begin.by == "motion" and self._world.guard.phase is not Phase.RUNNING:
             self._deadline = now + self._begin.timeout  # it begins when the guard is armed
+        elif self._begin.by == "service" and not self._called:
+            self._call()
+            if not self._called and now > self._deadline:
+                self._fail(f"the service '{self._begin.service}' that brings the robot home is not there")
+                return
         if now > self._deadline:
             self._fail(f"the robot did not come home within {self._begin.timeout} s")
 
@@ -66,7 +72,7 @@ class ResetServer:
         if self._begin.by == "person" and not self._confirmed:
             return "waiting for a person to confirm that the robot is ready"
         if self._deadline < math.inf and self._begin.by == "service":
-            return "homing"
+            return "homing" if self._called else f"waiting for the service '{self._begin.service}'"
         if not world.passive and guard.phase in (Phase.DISARMED, Phase.TRIPPED):
             why = f", which tripped: {guard.reason}" if guard.phase is Phase.TRIPPED else ""
             return f"waiting for the guard to be armed{why}"
@@ -88,15 +94,14 @@ class ResetServer:
         elif self._begin.by == "motion":
             self._world.move_home()
         elif self._home is not None:
-            self._call(now)
+            self._deadline, self._called = now + self._begin.timeout, False  # the driver may be just starting
+            self._call()
 
-    def _call(self, now: float) -> None:
-        """Ask the driver to bring the robot home."""
-        assert self._home is not None
-        if not self._home.service_is_ready():
-            self._fail(f"the service '{self._begin.service}' that brings the robot home is not there")
+    def _call(self) -> None:
+        """Ask the driver to bring the robot home, if it is there."""
+        if self._home is None or not self._home.service_is_ready():
             return
-        self._deadline = now + self._begin.timeout
+        self._called = True
         number = self._asked
         future = self._home.call_async(Trigger.Request())
         future.add_done_callback(self._node.guarded(lambda done: self._on_home(done.result(), number)))
