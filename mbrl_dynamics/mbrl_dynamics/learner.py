@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.buffer import Fit, ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.episodes import EpisodeStore, read
 from mbrl_dynamics.errors import UserError
@@ -36,7 +36,7 @@ class LearnerConfig:
     seed: Annotated[int, Field(ge=0, description="of weights and batches")] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="CPU threads of the training [1]")] = 2
     fit_on: Annotated[
-        Literal["all", "half", "latest"],
+        Fit,
         Field(description="all steps, as many demonstrations as other steps, or those of the latest episode"),
     ] = "all"
     demonstrators: Annotated[

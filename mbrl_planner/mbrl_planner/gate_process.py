@@ -8,9 +8,7 @@ exhausts the memory or crashes then ends that one.
 from __future__ import annotations
 
 import dataclasses
-import socket
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +18,11 @@ from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
 from mbrl_planner.model_gate import Finding
-from mbrl_planner.pipe import Message, message_of, receive, send
+from mbrl_planner.pipe import NOBODY, Message, how, message_of, receive, send, start
 
 BEGIN, STATE, KEEP, JUDGE, WATCH = "begin", "state", "keep", "judge", "watch"  # to the process
 FINDING = "finding"  # from it, to each JUDGE and WATCH
 PATIENCE = 120.0  # for its answer; its start takes seconds [s]
-NOBODY = bytes(16)  # world id of a spec that no world announces
 
 
 @dataclass(frozen=True)
@@ -119,14 +116,8 @@ class GateProcess:
     # ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._link, theirs = socket.socketpair()
+        self._process, self._link = start("mbrl_planner.gate_child")
         self._link.settimeout(PATIENCE)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mbrl_planner.gate_child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
 
     def _send(self, message: Message) -> None:
         try:
@@ -152,5 +143,4 @@ class GateProcess:
                 process.wait()
         if code is None:
             return GateLost(f"the process that judges models did not answer within {PATIENCE:.0f} s")
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return GateLost(f"the process that judges models ended ({how})")
+        return GateLost(f"the process that judges models ended ({how(code)})")

@@ -10,7 +10,6 @@ import dataclasses
 import queue
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -23,13 +22,12 @@ from mbrl_dynamics import wire
 from mbrl_dynamics.snapshot import Snapshot
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
-from mbrl_planner.pipe import Message, message_of, receive, send
+from mbrl_planner.pipe import NOBODY, Message, how, message_of, receive, send, start
 from mbrl_planner.policy_learner import BEGIN, MODEL, STATE, STATUS, WEIGHTS, Order
 from mbrl_planner.policy_weights import Shapes, Weights, unpack
 
 BACKOFF, MAX_BACKOFF = 1.0, 30.0  # between a death and the next start: at first, and at most [s]
 STEADY = 60.0  # a process that lived so long has not died of its start [s]
-NOBODY = bytes(16)  # world id of a spec that no world announces
 
 
 class LearnerProcess:
@@ -118,12 +116,11 @@ class LearnerProcess:
         """Look whether it lives; call about once a second."""
         now = time.monotonic()
         if self._process is not None and not self.alive:
-            code = self._process.returncode
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            ended = how(self._process.returncode)
             self._backoff = BACKOFF if now - self._started > STEADY else min(2.0 * self._backoff, MAX_BACKOFF)
             self._start_at = now + self._backoff
             self._drop()
-            self._lost(f"the learning process ended ({how}) and is started again in {self._backoff:.0f} s")
+            self._lost(f"the learning process ended ({ended}) and is started again in {self._backoff:.0f} s")
         elif self._process is None and now >= self._start_at and not self._closed:
             self.restarts += 1
             self._start()
@@ -148,13 +145,8 @@ class LearnerProcess:
     def _start(self) -> None:
         self._confirmed = self._states[0][0] - 1 if self._states else self._number
         self._started = time.monotonic()
-        self._link, theirs = socket.socketpair()
-        with theirs:
-            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [sys.executable, "-m", "mbrl_planner.learner_child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
+        self._process: subprocess.Popen[bytes] | None
+        self._process, self._link = start("mbrl_planner.learner_child")
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for work in (self._write, self._read):
             threading.Thread(target=work, args=(self._link, self._out), daemon=True).start()

@@ -6,12 +6,15 @@ import dataclasses
 import json
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mbrl_dynamics.snapshot import Snapshot
 
+NOBODY = bytes(16)  # world id of a Spec that no world announces
 _HEAD = struct.Struct("<IQ")  # bytes of the values (JSON), bytes of the data
 
 
@@ -28,6 +31,20 @@ class Message:
     kind: str
     values: Mapping[str, Any] = field(default_factory=dict)
     data: bytes = b""
+
+
+def start(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Run a module as a process, with the number of its end of a socket as the argument; and our end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", module, str(theirs.fileno())]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    return process, ours
+
+
+def how(code: int) -> str:
+    """How a process ended, in words."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def message_of(kind: str, snapshot: Snapshot) -> Message:

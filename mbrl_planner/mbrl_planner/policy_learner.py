@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from mbrl_dynamics import plugins, wire
-from mbrl_dynamics import snapshot as snapshots
 from mbrl_dynamics.config import build
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model
@@ -28,7 +27,7 @@ from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.transition import Transition
 from mbrl_planner import policy_weights
 from mbrl_planner.agent_trainer import AgentTrainer
-from mbrl_planner.model_gate import ModelGate
+from mbrl_planner.model_gate import ModelGate, build_with
 from mbrl_planner.pipe import Message, snapshot_of
 
 BEGIN, STATE, MODEL = "begin", "state", "model"  # to this process
@@ -91,7 +90,7 @@ class PolicyLearner:
             dataset=Path(order.dataset).expanduser() if order.dataset else None,
             checkpoint=self._folder,
         )
-        self.gate = ModelGate(spec, order.model, lambda snapshot, _: self._restored(snapshot))
+        self.gate = ModelGate(spec, order.model, self._restored)
         self.swaps = self.models_refused = self.rollbacks = 0
         self.last_refusal = ""
         self._model_error: float | None = None
@@ -175,20 +174,17 @@ class PolicyLearner:
             self.rollbacks += 1
             self.last_refusal = finding.reason
 
-    def _restored(self, snapshot: Snapshot) -> Any:
-        model: Any = snapshots.restore(snapshot, self.spec)
-        if isinstance(model, torch.nn.Module):
-            model.to(self.agent.device)
-        if model.capabilities.rewards:
-            return model
-        if not knows_reward(self.task):
+    def _restored(self, snapshot: Snapshot, spec: Spec) -> Model:
+        model = build_with(self.task)(snapshot, spec)
+        if isinstance(model, WithTask) and not knows_reward(self.task):
             raise ValueError(
                 f"{snapshot.name} predicts no rewards, and the task '{self.order.task}' does not tell them: "
                 f"set {snapshot.model_id}.rewards of the learner"
             )
-        task = self.task
-        task.spec = self.spec  # a task knows nothing of the world's action delay
-        return WithTask(model, task)
+        own = model.model if isinstance(model, WithTask) else model
+        if isinstance(own, torch.nn.Module):
+            own.to(self.agent.device)
+        return model
 
     # Learning -----------------------------------------------------------------------------------------------
 

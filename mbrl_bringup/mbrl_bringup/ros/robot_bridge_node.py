@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from nav_msgs.msg import Odometry
@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
-from mbrl_bringup.robot_config import find
+from mbrl_bringup.robot_config import CameraTopic, Source, find
 from mbrl_bringup.robot_world import RobotWorld
 from mbrl_bringup.ros.robot_commands import Commands
 from mbrl_bringup.ros.robot_reset import ResetServer
@@ -81,20 +81,14 @@ class RobotBridge(BaseNode):
         self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
 
     def _make_subscriptions(self) -> None:
-        group = Polled()  # sensors may be much faster than the control period
-        self._sources = []
-        for name, source in self.world.robot.sources.items():
-            reliable = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
-            qos = QoSProfile(depth=50, reliability=reliable)
-            kind = MESSAGES[source.type]
-            heard = self.create_subscription(kind, source.topic, lambda _: None, qos, callback_group=group)
-            self._sources.append((name, heard))
-        self._cameras = []
-        for name, camera in self.world.robot.cameras.items():
-            reliable = ReliabilityPolicy.RELIABLE if camera.reliable else ReliabilityPolicy.BEST_EFFORT
-            qos = QoSProfile(depth=1, reliability=reliable)  # only the newest image counts
-            heard = self.create_subscription(Image, camera.topic, lambda _: None, qos, callback_group=group)
-            self._cameras.append((name, heard))
+        self._polled = Polled()  # sensors may be much faster than the control period
+        robot = self.world.robot
+        self._sources = [
+            (name, self._sensor(MESSAGES[source.type], source, 50)) for name, source in robot.sources.items()
+        ]
+        self._cameras = [  # of which only the newest image counts
+            (name, self._sensor(Image, camera, 1)) for name, camera in robot.cameras.items()
+        ]
         self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
         self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
         self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
@@ -102,6 +96,13 @@ class RobotBridge(BaseNode):
         self.create_service(Trigger, "stop", self._on_stop_service)
         self.create_service(Pause, "pause", self._on_pause)
         self.create_service(SingleStep, "single_step", self._on_single_step)
+
+    def _sensor(self, kind: type, source: Source | CameraTopic, depth: int) -> Any:
+        """A subscription that keeps so many messages until the bridge takes them."""
+        reliable = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=depth, reliability=reliable)
+        group = self._polled
+        return self.create_subscription(kind, source.topic, lambda _: None, qos, callback_group=group)
 
     # Once a period ------------------------------------------------------------------------------------------
 

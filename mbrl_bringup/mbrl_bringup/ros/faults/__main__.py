@@ -7,13 +7,13 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from mbrl_bringup.ros.faults.campaign import FAULTS, PENDING, inflict
+from mbrl_bringup.result import commit_id
+from mbrl_bringup.ros.faults.campaign import FAULTS, inflict
 
 
 def main() -> int:
@@ -28,9 +28,8 @@ def main() -> int:
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was started is ended
         signal.signal(number, lambda *_: sys.exit(1))
-    begin, tried, load = time.monotonic(), commit(), os.getloadavg()[1]
+    begin, tried, load = time.monotonic(), commit_id(), os.getloadavg()[1]
     wanted = [fault for fault in FAULTS if arguments.only in fault.name]
-    wanted = wanted or [fault for fault in PENDING if arguments.only in fault.name]
     faults = [inflict(fault, arguments.full, arguments.seed) for fault in wanted]
     result = {
         "faults": faults,
@@ -50,12 +49,6 @@ def machine() -> dict[str, Any]:
     """What this runs on, and how busy it is with other things."""
     cores, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[1], 2)
     return {"cores": cores, "load": load, "system": platform.platform(), "python": platform.python_version()}
-
-
-def commit() -> str:
-    """The commit that is tried, with a mark if files differ from it; empty outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

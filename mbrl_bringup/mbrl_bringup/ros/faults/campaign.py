@@ -53,13 +53,10 @@ FAULTS = (  # the most dangerous first
     Fault("learner_real", _READABLE, "learner_faults.killed_real", 3, 30, 30),
     Fault("updates_core", _REFUSED, "model_faults.core", 7, 1, 40),
     Fault("updates", _REFUSED, "model_faults.over_dds", 100, 1000, 45),
+    Fault("worse_weights", "none is taken", "worse_weights.worse", 20, 100, 60),
     Fault("disk", "an error in the status, control goes on", "learner_faults.disk", 3, 30, 55),
     Fault("clock", "no transition across, no watchdog waits", "clock_faults.clock", 20, 200, 35),
     Fault("namespaces", "no message crosses", "clock_faults.namespaces", 15, 120, 40),
-)
-
-PENDING = (  # run only when named: they need a part of the suite that is not there yet
-    Fault("worse_weights", "none is taken", "worse_weights.worse", 20, 100, 60),
 )
 
 
