@@ -114,6 +114,7 @@ def moved(states: list[State]) -> bool:
     return len({(bytes(state.world_id), state.episode, state.step) for state in states}) > 10
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_interrupted_leaves_a_valid_folder(
     mbrl: Callable[..., NodeProcess], tmp_path: Path
 ) -> None:
@@ -182,7 +183,8 @@ def test_a_stack_with_a_policy_survives_the_death_of_its_node_and_ends_with_ctrl
     assert len(last_episode(read_dataset(folder / "dataset"))[1]) > 1
 
 
-@pytest.mark.parametrize("agent", [pytest.param("sac", marks=pytest.mark.slow), "mbpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["sac", "mbpo"])
 def test_a_demo_of_a_policy_leaves_what_a_demo_leaves(
     mbrl: Callable[..., NodeProcess], tmp_path: Path, agent: str
 ) -> None:

@@ -37,6 +37,7 @@ def episode(simulator, buffer, number, decide):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_ensemble_and_icem_learn_the_pendulum():
     seed = 0

@@ -53,6 +53,7 @@ def allowed(name: str) -> Access:
     return Access(*(tuple(sorted("/" + n.removeprefix("/") for n in names)) for names in vars(may).values()))
 
 
+@pytest.mark.slow
 def test_each_node_may_do_what_it_does_and_nothing_more():
     with isolated_domain(), ExitStack() as stack:
         for module, parameters in NODES.items():

@@ -140,6 +140,7 @@ def test_an_agent_with_a_model(tmp_path: Path) -> None:
     assert "predicted_against_happened.png" in report and "without looking again" in report
 
 
+@pytest.mark.slow
 def test_seeds_in_two_processes_make_one_file(tmp_path: Path) -> None:
     assert main([*small(frames=200), "--seeds=3,1", "--jobs=2", f"--out={tmp_path / 'all.json'}"]) == 0
     results = json.loads((tmp_path / "all.json").read_text())
@@ -192,6 +193,7 @@ def test_nothing_more_is_done_to_a_training_that_is_complete(run: Path) -> None:
     assert (run / "checkpoint" / "agent.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_leaves_everything_sound(tmp_path: Path) -> None:
     process = start([*small(frames=100_000, worlds=2), f"--out={tmp_path / 'out.json'}"])
     until(lambda: list(tmp_path.glob("runs/*/result.json")), "no evaluation came")
@@ -210,6 +212,7 @@ def test_an_interrupted_training_leaves_everything_sound(tmp_path: Path) -> None
     assert result_of(folder)["frames"] >= more and result_of(folder)["finished"]
 
 
+@pytest.mark.slow
 def test_seeds_end_with_the_command(tmp_path: Path) -> None:
     process = start([*small(frames=100_000), "--seeds=0,1,2", "--jobs=2", f"--out={tmp_path / 'all.json'}"])
     until(lambda: len(list(tmp_path.glob("runs/*-seeds/*/result.json"))) == 2, "no evaluation came")

@@ -233,6 +233,7 @@ def test_actions_under_way_are_imagined_before_the_choice():
 # It learns --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_recalls_a_cue_after_ten_steps():
     """500 updates. Right choices with seeds 0 to 7: all, but for seed 4 (0.57: it had not yet understood);

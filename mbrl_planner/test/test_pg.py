@@ -41,6 +41,7 @@ def agent(seed: int = 0, **options: Any) -> PG:
     return PG(PointMassWorld().spec, PGConfig(random_steps=240, **options), seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_it_learns_the_point_mass() -> None:
     """Seeds 0 to 5 reach 0.96, 0.26, 0.99, 1.00, 1.00 and 1.00: with only 64 paths, one overshot."""

@@ -178,6 +178,7 @@ def test_weights_that_do_not_fit_are_told_why(change: Any, reason: str) -> None:
     assert "not a safetensors file" in policy_weights.unpack(b"nonsense", policy_weights.shapes(agent)).fault
 
 
+@pytest.mark.slow
 def test_the_process_survives_its_death_and_ends_with_a_checkpoint(tmp_path: Path) -> None:
     """Killed, it is started again and knows all that it was told; stopped, nobody waits for it."""
     lost: list[str] = []

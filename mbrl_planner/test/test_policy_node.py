@@ -125,6 +125,7 @@ def test_it_learns_what_it_owes_between_episodes_where_they_wait_for_it() -> Non
         assert client.node.stop() == 0 and "Traceback" not in client.node.output
 
 
+@pytest.mark.slow
 def test_what_is_learned_does_not_depend_on_how_busy_the_machine_was() -> None:
     """Two runs of one seed, of which the second is held up now and then, act alike in the end."""
     returns = []
@@ -142,6 +143,7 @@ def test_what_is_learned_does_not_depend_on_how_busy_the_machine_was() -> None:
     assert returns[0] == returns[1]
 
 
+@pytest.mark.slow
 def test_it_learns_while_it_acts_and_never_waits_for_its_learning(tmp_path: Path) -> None:
     """The learning process is stopped, killed, and comes back; meanwhile there are answers."""
     node = settings(

@@ -163,6 +163,7 @@ def test_predictions_that_are_not_finite_are_left_out() -> None:
     assert all(values.isfinite().all() for values in batch) and len(batch.reward)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_mbpo_learns_the_point_mass_from_600_steps() -> None:
     """Fails with real data alone at this budget and ratio, or if branches do not follow the policy.
@@ -328,6 +329,7 @@ def test_lambda_returns_of_a_future_by_hand() -> None:
     torch.testing.assert_close(values, torch.tensor([[first], [last]]))
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_svg_learns_the_point_mass() -> None:
     """Fails if the state is detached between the steps, or with the sign of the return turned."""

@@ -208,6 +208,7 @@ def score(kind: type[TDMPC] = TDMPC, seed: int = 0, **changes: int) -> float:
     return point_mass_score(agent, world)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_learns_a_point_mass_in_the_plane():
     """Seeds 0, 1, 2, 3, 5 reach 0.992, 0.974, 0.967, 0.977, 0.995: the mean less three deviations is 0.94.

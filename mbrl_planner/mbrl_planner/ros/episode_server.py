@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mbrl_planner.ros.controller_node import ControllerNode
 
 TICK = 0.05  # [s]
+RESET_PATIENCE = 5.0  # a world answers a reset at once, and a question for its result when it has one [s]
 AUDIENCE_PATIENCE = 10.0  # how long the first episode waits for those who want to hear it [s]
 _MODES = {
     RunEpisodes.Goal.EXPLOIT: EXPLOIT,
@@ -43,6 +44,7 @@ class EpisodeServer:
         self._result = RunEpisodes.Result()
         self._missed = 0  # of the node, when the run began
         self._asked = 0  # resets asked for; the answer to an older one is ignored
+        self._asked_at = math.inf  # when the world was asked last, and has not answered; steady clock [s]
         self._reset_goal: Any = None
         self._learner: LearnerStatus | None = None  # newest
         node.create_subscription(LearnerStatus, "learner_status", node.guarded(self._on_learner), LATCHED_QOS)
@@ -94,6 +96,8 @@ class EpisodeServer:
     def tick(self) -> None:
         """Let the runner look around."""
         if self.runner is not None:
+            if time.monotonic() - self._asked_at > RESET_PATIENCE:
+                self._ask_again()
             self.runner.tick()
             self.node.catch_up()
 
@@ -199,6 +203,7 @@ class EpisodeServer:
     def reset_world(self, seed: int) -> None:
         """See Host."""
         self._asked += 1
+        self._reset_goal, self._asked_at = None, time.monotonic()
         number = self._asked
         future = self._reset.send_goal_async(Reset.Goal(seed=seed))
         future.add_done_callback(
@@ -208,6 +213,7 @@ class EpisodeServer:
     def cancel_reset(self) -> None:
         """See Host."""
         self._asked += 1
+        self._asked_at = math.inf
         if self._reset_goal is not None:
             self._reset_goal.cancel_goal_async()
             self._reset_goal = None
@@ -261,8 +267,25 @@ class EpisodeServer:
             self._reset_done(number, Reset.Result(error_msg="the world is busy"), retry=True)
             return
         self._reset_goal = handle
-        future = handle.get_result_async()
+        self._ask_for_result()
+
+    def _ask_for_result(self) -> None:
+        self._asked_at = time.monotonic()
+        number = self._asked
+        future = self._reset_goal.get_result_async()
         future.add_done_callback(self.node.guarded(lambda done: self._on_reset_result(done.result(), number)))
+
+    def _ask_again(self) -> None:
+        """The world may not have heard: one that was killed still seems to be there for a while.
+
+        What is asked before the one that follows it has been discovered reaches nobody.
+        """
+        if self._reset_goal is not None:
+            self._ask_for_result()
+            return
+        silent, self._asked = self._asked, self._asked + 1  # an answer that comes after all is not waited for
+        self.node.get_logger().warning(f"no answer to reset {silent}: asking again")
+        self._reset_done(self._asked, Reset.Result(error_msg="the world does not answer"), retry=True)
 
     def _on_reset_result(self, response: Any, number: int) -> None:
         gone = response.status == GoalStatus.STATUS_UNKNOWN  # the world does not know the goal (any more)
@@ -272,7 +295,7 @@ class EpisodeServer:
     def _reset_done(self, number: int, result: Reset.Result, *, retry: bool) -> None:
         if number != self._asked or self.runner is None:
             return
-        self._reset_goal = None
+        self._reset_goal, self._asked_at = None, math.inf
         failed = retry or result.error_code != Reset.Result.OK
         error = (result.error_msg or "the reset failed") if failed else ""
         self.runner.reset_done(bytes(result.world_id), result.episode, error, retry=retry)
