@@ -13,7 +13,7 @@ demo:  ## watch a simulated robot learn, from nothing (ARGS="--task pendulum --s
 test:  ## all tests but the slow ones, side by side (ARGS="-k reset"; ARGS="-n 0 --pdb" in one process)
 	@tools/run --dev pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-test-slow:  ## the learning tests that take minutes
+test-slow:  ## the tests that take long: most of the learning, and some restarts
 	@tools/run --dev pytest -m slow $(ARGS)
 
 lint:  ## style of the code

@@ -71,7 +71,12 @@ class NodeProcess:
             command = [*command, "--params-file", str(file)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | {"PYTHONFAULTHANDLER": "1"},
             )
         self.pid = self._process.pid
 
@@ -98,11 +103,15 @@ class NodeProcess:
         """Wait for its end; returns the exit code (-9 after SIGKILL).
 
         Raises:
-            AssertionError: it is still there after `timeout` [s]; holds what it printed.
+            AssertionError: it is still there after `timeout` [s]; holds what it printed, and where its
+                threads stood.
         """
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
+            self.kill(signal.SIGABRT)  # faulthandler writes where each thread stands
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
             raise AssertionError(f"still running after {timeout} s:\n{self.output}") from None
 
     def stop(self, number: int = signal.SIGINT, timeout: float = HANG) -> int:
