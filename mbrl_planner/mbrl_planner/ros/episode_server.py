@@ -283,8 +283,8 @@ class EpisodeServer:
         if self._reset_goal is not None:
             self._ask_for_result()
             return
-        silent, self._asked = self._asked, self._asked + 1  # an answer that comes after all is not waited for
-        self.node.get_logger().warning(f"no answer to reset {silent}: asking again")
+        self.node.get_logger().warning(f"no answer to reset {self._asked}: asking again")
+        self.cancel_reset()  # should the answer come after all, it is not wanted
         self._reset_done(self._asked, Reset.Result(error_msg="the world does not answer"), retry=True)
 
     def _on_reset_result(self, response: Any, number: int) -> None:
