@@ -51,7 +51,7 @@ def figures(quick: bool = False) -> list[dict[str, Any]]:
                 _products(model, torch.zeros(CONFIG.elites, POPULATION * PARTICLES // CONFIG.elites, 5))
 
     steps = 20 if quick else 100
-    train, batch = np.arange(len(buffer)), torch.zeros(CONFIG.members, CONFIG.batch_size, 5)
+    train, batch = [np.arange(len(buffer))], torch.zeros(CONFIG.members, CONFIG.batch_size, 5)
     return [
         _figure(
             "ensemble_predictions",
