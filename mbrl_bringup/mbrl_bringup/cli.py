@@ -174,8 +174,6 @@ def _list(values: dict[str, Any]) -> int:
     return 0
 
 
-_OF_A_ROBOT = ("robot", "driver", "limits", "passive", "no_model")
-
 _COMMANDS: dict[str, tuple[str, Any]] = {
     "up": ("start the whole stack; Ctrl-C ends it", _up),
     "demo": ("start the stack, learn a task from nothing, and write a report", _demo),
@@ -208,7 +206,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     }
     _add_options(commands["up"], StackConfig)
     _add_options(
-        commands["demo"], StackConfig, without=("episodes", "run_dir", "record", "mode", *_OF_A_ROBOT)
+        commands["demo"],
+        StackConfig,
+        without=("episodes", "run_dir", "record", "mode", "passive", "no_model"),
     )
     _add_options(commands["demo"], DemoConfig)
     _add_options(commands["train"], TrainConfig)

@@ -24,7 +24,7 @@ import yaml
 from mbrl_bringup.goals import Demo, demo_of
 from mbrl_bringup.nodes import MPC, TELEOP, model_kind
 from mbrl_bringup.result import Result, command_line, commit_id, machine_name, write
-from mbrl_bringup.stack import Process, StackConfig, default_run_dir, resolve
+from mbrl_bringup.stack import Process, StackConfig, configured, default_run_dir, resolve
 from mbrl_bringup.supervisor import GRACE
 from mbrl_bringup.tether import tethered
 from mbrl_dynamics.config import Field, config
@@ -92,20 +92,20 @@ def prepare(arguments: Mapping[str, Any], options: DemoConfig, began: float) -> 
     Raises:
         UserError: see `resolve`; nothing has been made.
     """
-    resolve(arguments)
-    agent = str(arguments.get("agent") or StackConfig.agent)
-    if agent == TELEOP:
+    stack = configured(arguments)
+    if stack.agent == TELEOP:
         raise UserError("a demonstration shows what learns; a person acts in `mbrl up --agent teleop`")
-    demo = demo_of(str(arguments.get("task") or StackConfig.task), agent)
+    resolve(arguments)
+    demo = demo_of(stack.task, stack.agent)
     if options.episodes:
         demo = dataclasses.replace(demo, episodes=options.episodes)
     if options.early_stop is not None:
         demo = dataclasses.replace(demo, early_stop=options.early_stop)
-    task = str(arguments.get("task") or StackConfig.task)
-    folder = new_folder(Path(options.runs), task)
+    folder = new_folder(Path(options.runs), stack.task)
     arguments = {**arguments, "run_dir": str(folder), "episodes": 0}
-    processes = resolve(arguments)
-    stack = StackConfig(**{k: v for k, v in arguments.items() if v not in ("", None)})
+    if stack.robot:  # who lets it learn from nothing, and arms it, wants it to move
+        arguments["no_model"] = "random"
+    processes, stack = resolve(arguments), configured(arguments)
     (folder / "config.yaml").write_text(resolved_yaml(stack, processes))
     result = Result(
         task=stack.task,

@@ -56,7 +56,7 @@ def robot_of(stack: StackConfig) -> RobotConfig | None:
     Raises:
         UserError: the file is not what it should be, or an argument is for robots only.
     """
-    from mbrl_bringup.robot_config import check_robot, find  # it reads files with `stack`
+    from mbrl_bringup.robot_config import check_robot, find, task_of  # it reads files with `stack`
 
     if not stack.robot:
         for name in ("limits", "passive"):
@@ -64,7 +64,7 @@ def robot_of(stack: StackConfig) -> RobotConfig | None:
                 raise UserError(f"argument '{name}' is for robots: name one, for example robot:=cartpole")
         return None
     robot = find(stack.robot)
-    check_robot(robot, make_task(robot.task).spec)
+    check_robot(robot, task_of(robot).spec)
     return robot
 
 
@@ -86,9 +86,15 @@ def on_robot(stack: StackConfig, robot: RobotConfig, given: Mapping[str, Any]) -
         raise UserError(f"argument 'task' is '{stack.task}', but robot '{stack.robot}' is for '{robot.task}'")
     budget = stack.time_budget
     if budget is None:  # a robot does not wait, and an answer must still travel
-        period = make_task(robot.task).spec.control_period
+        period = make_task(robot.task, robot.action_repeat).spec.control_period
         budget = PLANNING_SHARE * robot.action_delay_steps * period
-    return dataclasses.replace(stack, task=robot.task, no_model=stack.no_model or "safe", time_budget=budget)
+    return dataclasses.replace(
+        stack,
+        task=robot.task,
+        action_repeat=robot.action_repeat or None,
+        no_model=stack.no_model or "safe",
+        time_budget=budget,
+    )
 
 
 def model_kind(stack: StackConfig) -> str:

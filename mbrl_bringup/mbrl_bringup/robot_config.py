@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from mbrl_bringup.guard_config import Actuator, Bound, GuardConfig, GuardSettings, check
 from mbrl_bringup.robot_readings import ANGLES, Reader
@@ -13,6 +13,7 @@ from mbrl_bringup.stack import read_yaml
 from mbrl_bringup.stack import share as share_of_package
 from mbrl_dynamics.config import Field, build, config, one_of
 from mbrl_dynamics.errors import UserError
+from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.spec import Spec
 
 SourceType = Literal[
@@ -128,6 +129,9 @@ class RobotConfig:
     action_delay_steps: Annotated[
         int, Field(ge=1, le=100, description="an answer takes effect this much later [steps]")
     ] = 1
+    action_repeat: Annotated[
+        int, Field(ge=0, description="frames of the task in a control period [1]; 0 = as the task says")
+    ] = 0
     max_steps: Annotated[
         int,
         Field(
@@ -175,6 +179,15 @@ def find(name: str) -> RobotConfig:
         return load(Path(name).expanduser())
     installed = {file.stem: file for file in share_of_package("config/robots").glob("*.yaml")}
     return load(installed[one_of("robot", name, installed)])
+
+
+def task_of(robot: RobotConfig) -> Any:
+    """The task of a robot, at the robot's rate.
+
+    Raises:
+        UserError: there is none of that name, or it cannot be had at this rate.
+    """
+    return make_task(robot.task, robot.action_repeat)
 
 
 def is_file(name: str) -> bool:

@@ -177,6 +177,18 @@ class Process:
         return yaml.safe_dump({self.full_name: {"ros__parameters": dict(self.parameters)}})
 
 
+def configured(arguments: Mapping[str, Any]) -> StackConfig:
+    """Launch arguments, as text or typed, completed by the robot's file. "" and None = the default.
+
+    Raises:
+        UserError: an argument is unknown, of the wrong type, out of range, or not for this robot.
+    """
+    given = {name: value for name, value in arguments.items() if value not in ("", None)}
+    stack = build(StackConfig, given)
+    robot = nodes.robot_of(stack)
+    return stack if robot is None else nodes.on_robot(stack, robot, given)
+
+
 def resolve(arguments: Mapping[str, Any]) -> list[Process]:
     """Turn launch arguments, as text or typed, into the processes to start. "" and None = the default.
 
@@ -184,11 +196,8 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
         UserError: an argument or a parameter is unknown, of the wrong type or out of range, or a file is
             not what it should be.
     """
-    given = {name: value for name, value in arguments.items() if value not in ("", None)}
-    stack = build(StackConfig, given)
+    stack = configured(arguments)
     robot = nodes.robot_of(stack)
-    if robot is not None:
-        stack = nodes.on_robot(stack, robot, given)
     for kind in ("task", "model", "planner"):
         if getattr(stack, kind):
             check(f"{kind}s", getattr(stack, kind))

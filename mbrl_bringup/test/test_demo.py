@@ -15,9 +15,10 @@ import yaml
 
 from mbrl_bringup.evidence import last_episode
 from mbrl_bringup.result import read as read_result
+from mbrl_bringup.stack import share
 from mbrl_dynamics.episodes import read as read_dataset
 from mbrl_dynamics.ros.testing import LATCHED_QOS, NodeProcess, eventually, isolated_domain, peer
-from mbrl_msgs.msg import LearnerStatus, PolicyStatus, State
+from mbrl_msgs.msg import LearnerStatus, PolicyStatus, State, WorldStatus
 
 SMALL = {  # quick to train and to plan with
     "/**/dynamics_node": {
@@ -221,3 +222,32 @@ def test_the_whole_stack_learns_the_pendulum(mbrl: Callable[..., NodeProcess], t
     errors = [episode.holdout_error for episode in read_result(folder).episodes[:-1]]
     assert errors[-1] < errors[0], errors
     assert (folder / "predicted_against_happened.png").is_file()
+
+
+def test_a_demo_on_a_robot_arms_its_stand_in_and_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(share("config/robots/cartpole.yaml").read_text())
+    content |= {"max_steps": 40}
+    content["guard"] |= {"trip_after": 10.0, "max_age": 5.0}  # the machine that tests may be busy
+    content["sources"]["joints"]["max_age"] = 5.0
+    (tmp_path / "cart.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    command = ["demo", "--robot", "cart.yaml", "--params-file", "small.yaml", "--episodes", "2", "--no-video"]
+    with isolated_domain(), NodeProcess([sys.executable, "-m", "mbrl_bringup.cli", *command]) as demo:
+        assert demo.wait(timeout=170.0) == 0, demo.output
+    result = read_result(run_folder(tmp_path))
+    assert result.task == "cartpole_swingup"
+    assert [(episode.mode, episode.steps) for episode in result.episodes] == [("random", 40), ("exploit", 40)]
+
+
+def test_a_demo_does_not_begin_where_another_stack_runs(
+    mbrl: Callable[..., NodeProcess], tmp_path: Path
+) -> None:
+    with peer() as other:
+        other.publisher(WorldStatus, "world_status", LATCHED_QOS, wait_for=0)
+        demo = mbrl("demo", "--no-video")
+        assert demo.wait(timeout=120.0) == 1
+    assert "another stack runs in the same place (namespace none, ROS domain" in demo.output
+    assert read_result(run_folder(tmp_path)).episodes == ()

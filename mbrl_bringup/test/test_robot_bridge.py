@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
@@ -180,11 +182,26 @@ def test_a_stopped_bridge_is_noticed_by_the_driver_and_trips_when_it_goes_on(tmp
     with robot(tmp_path, seconds=4.0) as bench:
         bench.running()
         joints = bench.me.listen(JointState, "joint_states", 10)
+        diagnoses = bench.me.listen(DiagnosticArray, "diagnostics", 10)
+        eventually(lambda: bool(of_bridge(diagnoses)), "no diagnosis")
+        missed = int(of_bridge(diagnoses)[-1]["missed_deadlines"])
+        begin = time.monotonic()
         os.kill(bench.process.pid, signal.SIGSTOP)
         eventually(lambda: bool(joints) and joints[-1].effort[0] == 0.0, "the driver goes on pushing")
         eventually(lambda: len(joints) > 500, "no time passes")  # longer than trip_after
+        periods = (time.monotonic() - begin) / 0.05
         os.kill(bench.process.pid, signal.SIGCONT)
         assert bench.phase(GuardStatus.TRIPPED).reason
+        eventually(
+            lambda: int(of_bridge(diagnoses)[-1]["missed_deadlines"]) - missed >= periods - 2,
+            "each period that nobody began is a missed deadline",
+        )
+
+
+def of_bridge(diagnoses: list[DiagnosticArray]) -> list[dict[str, str]]:
+    """What the bridge has said of itself."""
+    said = [message.status[0] for message in list(diagnoses) if "robot_bridge" in message.status[0].name]
+    return [{pair.key: pair.value for pair in status.values} for status in said]
 
 
 def test_an_arm_moves_and_its_goal_is_whatever_is_seen(tmp_path: Path) -> None:

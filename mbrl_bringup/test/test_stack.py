@@ -122,6 +122,14 @@ def test_a_file_of_the_user_is_a_robot_wherever_the_bridge_runs(
     assert Path(default_run_dir("some/mine.yaml", time.localtime())).name.endswith("-mine")
 
 
+def test_a_robot_may_be_faster_than_its_task(tmp_path: Path) -> None:
+    file = tmp_path / "fast.yaml"
+    file.write_text(share("config/robots/cartpole.yaml").read_text() + "\naction_repeat: 2\n")
+    planner = by_name(resolve({"robot": str(file)}))["planner_node"].parameters
+    assert planner["action_repeat"] == 2, "the planner asks for the same task"
+    assert planner["time_budget"] == pytest.approx(0.6 * 0.02)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -24,9 +24,11 @@ from mbrl_msgs.msg import (
     Spec,
     WorldStatus,
 )
+from mbrl_msgs.srv import Arm
 
 STALL = 15.0  # without any progress, after which a goal is given again: its server was restarted [s]
 KEPT_MODELS = 3
+ARM_EVERY = 1.0  # while a guard is not armed [s]
 ATTEMPTS = 5  # refusals of one goal, after which the run ends
 
 MODES = {
@@ -88,6 +90,8 @@ class StackClient:
         if keep_models:
             self.node.create_subscription(ModelUpdate, "model_update", self._on_update, LATCHED_QOS)
         self._episodes = ActionClient(self.node, RunEpisodes, "run_episodes")
+        self._arm = self.node.create_client(Arm, "arm")
+        self._arm_at = 0.0  # when a guard may be asked again
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
 
@@ -118,6 +122,24 @@ class StackClient:
             self._idle()
             self._executor.spin_once(timeout_sec=0.05)
         return True
+
+    @property
+    def worlds(self) -> int:
+        """How many worlds, robots or simulated ones, are heard in this namespace."""
+        return self.node.count_publishers("world_status")
+
+    @property
+    def armed(self) -> bool:
+        """Whether a robot's guard lets a controller move it."""
+        return self.guard is not None and self.guard.phase in (GuardStatus.ARMED, GuardStatus.RUNNING)
+
+    def arm(self) -> None:
+        """Ask a guard that is not armed to be so, without waiting, and not too often."""
+        now = time.monotonic()
+        if self.guard is None or self.armed or now < self._arm_at or not self._arm.service_is_ready():
+            return
+        self._arm_at = now + ARM_EVERY
+        self._arm.call_async(Arm.Request(armed=True))
 
     def run_episode(self, mode: str, seed: int, *, wait_for_model: bool, max_steps: int = 0) -> Episode:
         """Run one whole episode; begun anew where a node was restarted in the midst of it.

@@ -17,13 +17,12 @@ from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
-from mbrl_bringup.robot_config import CameraTopic, Source, find
+from mbrl_bringup.robot_config import CameraTopic, Source, find, task_of
 from mbrl_bringup.robot_world import RobotWorld
 from mbrl_bringup.ros.robot_commands import Commands
 from mbrl_bringup.ros.robot_reset import ResetServer
 from mbrl_bringup.ros.robot_status import StatusReporter
 from mbrl_dynamics.config import Field, config
-from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.ros.convert import answer_from_msg, seconds, spec_to_msg, transition_to_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, STREAM_QOS, BaseNode, Polled, arrivals, run
 from mbrl_dynamics.ros.params import Params
@@ -63,7 +62,7 @@ class RobotBridge(BaseNode):
         robot = find(self.settings.robot)
         self.world = RobotWorld(
             robot,
-            make_task(robot.task),
+            task_of(robot),
             time.monotonic(),
             share=self.settings.limits,
             passive=self.settings.passive,
@@ -75,8 +74,8 @@ class RobotBridge(BaseNode):
         self._reset = ResetServer(self, self.world)
         self._make_subscriptions()
         self._period = self.world.spec.control_period
-        self._due = time.monotonic() + self._period
         self._timer = self.steady_timer(self._period, self._tick)
+        self._due = self._next_due()
         self._spec_publisher.publish(spec_to_msg(self.world.spec, self.world.world_id))
         self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
 
@@ -107,14 +106,15 @@ class RobotBridge(BaseNode):
     # Once a period ------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        due = self._keep_time(time.monotonic())
         self._listen()
         now = time.monotonic()
-        self._keep_time(now)
         if self._commands is not None:
             self.world.guard.publishers(self._commands.others(), now)
         beat = self.world.tick(now)
         if beat.command is not None and self._commands is not None:
             self._commands.send(beat.command.values)
+            self._status.sent.append(max(time.monotonic() - due, 0.0))
         if beat.state is not None:
             self._state_publisher.publish(transition_to_msg(beat.state, self.world.spec))
         self._reset.tick()
@@ -129,12 +129,18 @@ class RobotBridge(BaseNode):
             for message, arrival in arrivals(subscription):
                 self.world.senses.images.take(name, message, arrival)
 
-    def _keep_time(self, now: float) -> None:
-        """A period that begins more than half of one late is missed; time lost is not caught up."""
-        late = now - self._due
+    def _keep_time(self, now: float) -> float:
+        """When this period was due to begin [s]. One that begins more than half a period late is missed, and
+        so is each that the timer left out since: time lost is not caught up.
+        """
+        due, self._due = self._due, self._next_due()
+        late, left_out = now - due, round((self._due - due) / self._period) - 1
         self._status.lateness.append(max(late, 0.0))
-        self._status.missed_deadlines += late > self._period / 2
-        self._due = now + self._period if late > self._period / 2 else self._due + self._period
+        self._status.missed_deadlines += left_out + (left_out == 0 and late > self._period / 2)
+        return due
+
+    def _next_due(self) -> float:
+        return time.monotonic() + self._timer.time_until_next_call() * 1e-9
 
     # What comes in ------------------------------------------------------------------------------------------
 

@@ -14,10 +14,9 @@ from rich.table import Table
 from sensor_msgs.msg import Image
 
 from mbrl_bringup.robot_check import Heard, Row, compare
-from mbrl_bringup.robot_config import RobotConfig, check_robot, find
+from mbrl_bringup.robot_config import RobotConfig, check_robot, find, task_of
 from mbrl_bringup.ros.robot_bridge_node import MESSAGES
 from mbrl_bringup.ros.visit import visiting
-from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.ros.convert import seconds
 
 WRONG = 1  # exit code
@@ -31,7 +30,7 @@ def check(name: str, namespace: str, wait: float) -> int:
         UserError: the file is not what it should be.
     """
     robot = find(name)
-    spec = make_task(robot.task).spec
+    spec = task_of(robot).spec
     check_robot(robot, spec)
     with visiting("mbrl_check_robot", namespace) as node:
         ear = _Ear(node, robot)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from mbrl_dynamics.ros.convert import world_status_to_msg
 from mbrl_dynamics.ros.node import LATCHED_QOS, BaseNode
 from mbrl_msgs.msg import GuardStatus, WorldStatus
 
+REMEMBERED = 1000  # periods
 _LEVELS = {Phase.TRIPPED: DiagnosticStatus.ERROR, Phase.DISARMED: DiagnosticStatus.WARN}
 
 
@@ -23,7 +26,8 @@ class StatusReporter:
 
     Attributes:
         missed_deadlines: periods that the bridge itself began too late.
-        lateness: how late each period of the last second began [s].
+        lateness: how late each of the last thousand periods began [s].
+        sent: how long after its period was due each of the last thousand commands went out [s].
     """
 
     def __init__(self, node: BaseNode, world: RobotWorld, states: Publisher) -> None:
@@ -33,7 +37,8 @@ class StatusReporter:
         self._diagnostics = node.create_publisher(DiagnosticArray, "diagnostics", 10)
         self._told: tuple[Any, ...] = ()
         self.missed_deadlines = 0
-        self.lateness: list[float] = []
+        self.lateness: deque[float] = deque(maxlen=REMEMBERED)
+        self.sent: deque[float] = deque(maxlen=REMEMBERED)
         node.steady_timer(1.0, self._each_second)
 
     def changed(self) -> None:
@@ -50,7 +55,6 @@ class StatusReporter:
     def _each_second(self) -> None:
         self._publish()
         self._diagnostics.publish(self._diagnosis())
-        self.lateness = []
 
     def _publish(self) -> None:
         self._statuses.publish(self._world_status())
@@ -88,7 +92,6 @@ class StatusReporter:
         world, guard, senses = self._world, self._world.guard, self._world.senses
         text = guard.phase.name.lower()
         text += f": {guard.reason}" if guard.reason else ""
-        late = np.array(self.lateness or [0.0]) * 1e3
         values = {
             "task": world.spec.task,
             "status": world.status.name.lower(),
@@ -98,7 +101,8 @@ class StatusReporter:
             "late_periods": guard.late_periods,
             "missed_steps": world.missed_steps,
             "missed_deadlines": self.missed_deadlines,
-            "period_late_ms_p99": round(float(np.percentile(late, 99)), 2),
+            "period_late_ms_p99": _p99_ms(self.lateness),
+            "command_ms_p99": _p99_ms(self.sent),
             "speed": round(guard.speed, 3),
             "messages_dropped": senses.dropped,
             "messages_ignored": senses.ignored,
@@ -109,3 +113,7 @@ class StatusReporter:
         }
         level = _LEVELS.get(guard.phase, DiagnosticStatus.OK)
         return self._node.diagnosis(level, text, values, hardware_id=world.spec.task)
+
+
+def _p99_ms(seconds: Collection[float]) -> float:
+    return round(1e3 * float(np.percentile(list(seconds), 99)), 2) if seconds else 0.0

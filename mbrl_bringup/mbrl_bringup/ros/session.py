@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from mbrl_bringup.result import Episode, Result, write
 from mbrl_bringup.ros.client import RunFailed, StackClient
 from mbrl_bringup.table import RunTable
 from mbrl_dynamics.snapshot import write_atomically
-from mbrl_msgs.msg import LearnerStatus, PolicyStatus
+from mbrl_msgs.msg import GuardStatus, LearnerStatus, PolicyStatus
 
 SEEDS_APART = 1000  # episode k of a run with seed s starts from seed 1000 s + k
 
@@ -35,6 +36,7 @@ class Session:
     def __init__(self, run: Run, stopped: Callable[[], bool], exited: Callable[[], int | None]) -> None:
         self.result: Result = run.result
         self._run, self._stopped, self._exited = run, stopped, exited
+        self._arms = False  # a stand-in hurts nobody; a robot is armed by a person
 
     def play(self) -> Result:
         """Run the episodes.
@@ -62,11 +64,14 @@ class Session:
     def _episodes(self) -> None:
         client, demo = self._client, self._run.demo
         client.wait_for(lambda: all((client.spec, client.world, *self._learners)))
+        self._check_alone()
         assert client.spec is not None
         self.result = dataclasses.replace(self.result, control_period_s=client.spec.control_period)
         for index in range(demo.episodes):
             mode = mode_of(index, demo.episodes, self.result.agent)
             seed = SEEDS_APART * self.result.seed + index
+            if self._run.stack.robot:
+                client.wait_for(lambda: client.armed)
             episode = client.run_episode(mode, seed, wait_for_model=True)
             decided = math.isfinite(episode.planning_ms_median)  # else there was no policy yet
             self._keep(episode if decided else dataclasses.replace(episode, mode="random"), index)
@@ -74,6 +79,16 @@ class Session:
                 break
             if index + 1 < demo.episodes:
                 self._keep(self._with_learning(self.result.episodes[-1]), index)
+
+    def _check_alone(self) -> None:
+        """Only then is what is heard, and armed, this run's own."""
+        if self._client.worlds > 1:
+            where, domain = self._run.stack.namespace or "none", os.environ.get("ROS_DOMAIN_ID") or "0"
+            raise RunFailed(
+                f"another stack runs in the same place (namespace {where}, ROS domain {domain}): end it, "
+                "or give this one a namespace or a ROS_DOMAIN_ID of its own"
+            )
+        self._arms = bool(self._run.stack.robot) and self._run.stack.driver
 
     @property
     def _learners(self) -> list[Any]:
@@ -110,6 +125,8 @@ class Session:
         code = self._exited()
         if code is not None:
             raise RunFailed(f"the stack ended by itself with exit code {code}; its log ends with the reason")
+        if self._arms:
+            self._client.arm()
         self._table.show(self.result.episodes, self._now())
 
     def _now(self) -> str:
@@ -117,6 +134,8 @@ class Session:
         feedback, learner, policy = self._client.feedback, self._client.learner, self._client.policy
         if self._client.world is None:
             return "the nodes are starting"
+        if self._run.stack.robot and not self._client.armed:
+            return _disarmed(self._client.guard)
         if learner is not None and learner.status == LearnerStatus.TRAINING:
             return f"training on {learner.transitions} transitions"
         if policy is not None and policy.status == PolicyStatus.LEARNING:
@@ -127,6 +146,14 @@ class Session:
         return (
             f"episode {number}: {feedback.phase}, step {feedback.step}, return {feedback.return_so_far:.1f}"
         )
+
+
+def _disarmed(guard: GuardStatus | None) -> str:
+    """Why a robot does not move, and what to do about it, in a few words."""
+    if guard is None:
+        return "the bridge is starting"
+    why = f"the guard has tripped: {guard.reason}" if guard.phase == GuardStatus.TRIPPED else "not armed"
+    return f"{why}; `mbrl arm` lets the robot move"
 
 
 def with_training(episode: Episode, learner: LearnerStatus) -> Episode:
