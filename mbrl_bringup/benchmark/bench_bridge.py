@@ -35,7 +35,7 @@ from mbrl_msgs.msg import Action, GuardStatus, State
 from mbrl_msgs.srv import Arm
 
 RATE = 100.0  # of control [Hz]
-SENSOR_RATE = 200.0  # of joint_states, so that each period has news [Hz]
+SENSOR_RATE = 100.0  # of joint_states [Hz]
 BRIDGE, DRIVER = "mbrl_bringup.ros.robot_bridge_node", "mbrl_sim.ros.driver_node"
 WINDOW = 10.0  # of the bridge's own percentiles: a thousand periods [s]
 MINUTES, QUICK_MINUTES = 0.5, 0.2

@@ -70,7 +70,7 @@ class RobotWorld:
         self.senses = Senses(robot, self.spec)
         self.guard = Guard(guard_config(robot, self.spec, share))
         self.max_steps = robot.max_steps or task.max_steps
-        self.state: Transition | None = None  # the newest that was published
+        self.state: Transition | None = None  # the newest
         self.missed_steps = 0  # periods without an answer of their own
         self.last_fault = ""
         self.status = Status.NEEDS_RESET
@@ -82,6 +82,7 @@ class RobotWorld:
         self._heard = now  # the last valid answer
         self._executed: tuple[Array, str] = self.spec.safe_action(), ""  # in this period, and whose it is
         self._jumps = 0
+        self._news: tuple[Transition | None, Transition | None] = None, None  # of this period, and before
 
     @property
     def episode(self) -> int:
@@ -153,17 +154,30 @@ class RobotWorld:
     # Once a period ------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Beat:
-        """Look, tell, decide, send."""
+        """Look, decide, tell."""
+        command = self.decide(now)
+        return Beat(self.tell(), command)
+
+    def decide(self, now: float) -> Command | None:
+        """The first half of a period: look at the robot, and say what to send, since that cannot wait."""
         look = self._look = self.senses.look(now)
         if look is not None:
             self.guard.read(look.reading, now)
-        state = self._advance(look, now)
+        before = self.state
+        self._news = self._advance(look, now), before
         choice, wanted = self._wanted()
         command = self.guard.tick(wanted, now)
         if self.passive:
             command = None
         self._note(command, choice)
-        return Beat(state, command)
+        return command
+
+    def tell(self) -> Transition | None:
+        """The second half: the State that the period ended with, and its reward; None if it has none."""
+        state, before = self._news
+        if state is None or before is None or state.first:
+            return state
+        return replace(state, reward=self._reward(before, state))
 
     def _advance(self, look: Look | None, now: float) -> Transition | None:
         """The State that this period ends with."""
@@ -248,7 +262,6 @@ class RobotWorld:
             step=self._step,
             observation=seen,
             action=self._executed[0],
-            reward=self._reward(before, seen),
             terminated=terminated,
             truncated=(over or bool(fault)) and not terminated,
             controller_id=self._executed[1],
@@ -256,13 +269,14 @@ class RobotWorld:
             images=look.images,
         )
 
-    def _reward(self, before: Transition, seen: Array) -> float:
+    def _reward(self, before: Transition, state: Transition) -> float:
         """As the task says; NaN where only the world would know, or the state before was not seen."""
-        if self._step != before.step + 1:
+        if state.step != before.step + 1:
             return math.nan
-        scaled = np.clip(self.spec.scale_action(self._executed[0]), -1.0, 1.0)
+        scaled = np.clip(self.spec.scale_action(state.action), -1.0, 1.0)
         try:
-            return float(self.task.reward(before.observation[None], scaled[None], seen[None])[0])
+            told = self.task.reward(before.observation[None], scaled[None], state.observation[None])
+            return float(told[0])
         except NotImplementedError:
             return math.nan
 

@@ -30,6 +30,7 @@ from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Arm, Pause, SingleStep
 
 LAST_WORDS = 2.0  # longest ramp to a safe command at the end [s]
+ANSWERS = 10  # the newest that are looked at in a period: a flood must not delay the period
 MESSAGES = {  # of sources
     "sensor_msgs/JointState": JointState,
     "sensor_msgs/Imu": Imu,
@@ -80,7 +81,7 @@ class RobotBridge(BaseNode):
         self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
 
     def _make_subscriptions(self) -> None:
-        self._polled = Polled()  # sensors may be much faster than the control period
+        self._polled = Polled()  # sensors may be much faster than the control period, and who answers too
         robot = self.world.robot
         self._sources = [
             (name, self._sensor(MESSAGES[source.type], source, 50)) for name, source in robot.sources.items()
@@ -88,7 +89,10 @@ class RobotBridge(BaseNode):
         self._cameras = [  # of which only the newest image counts
             (name, self._sensor(Image, camera, 1)) for name, camera in robot.cameras.items()
         ]
-        self.create_subscription(Action, "action", self.guarded(self._on_action), STREAM_QOS)
+        qos = QoSProfile(depth=ANSWERS, reliability=ReliabilityPolicy.RELIABLE)
+        self._answers = self.create_subscription(
+            Action, "action", lambda _: None, qos, callback_group=self._polled
+        )
         self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
         self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
         self.create_service(Arm, "arm", self._on_arm)
@@ -111,23 +115,26 @@ class RobotBridge(BaseNode):
         now = time.monotonic()
         if self._commands is not None:
             self.world.guard.publishers(self._commands.others(), now)
-        beat = self.world.tick(now)
-        if beat.command is not None and self._commands is not None:
-            self._commands.send(beat.command.values)
+        command = self.world.decide(now)
+        if command is not None and self._commands is not None:
+            self._commands.send(command.values)
             self._status.sent.append(max(time.monotonic() - due, 0.0))
-        if beat.state is not None:
-            self._state_publisher.publish(transition_to_msg(beat.state, self.world.spec))
+        state = self.world.tell()
+        if state is not None:
+            self._state_publisher.publish(transition_to_msg(state, self.world.spec))
         self._reset.tick()
         self._status.changed()
 
     def _listen(self) -> None:
-        """Take what the sensors have sent since the last period."""
+        """Take what the sensors and the controller have sent since the last period."""
         for name, subscription in self._sources:
             for message, arrival in arrivals(subscription):
                 self.world.senses.take(name, message, seconds(message.header.stamp), arrival)
         for name, subscription in self._cameras:
             for message, arrival in arrivals(subscription):
                 self.world.senses.images.take(name, message, arrival)
+        for message, arrival in arrivals(self._answers):
+            self.world.offer(answer_from_msg(message), arrival)
 
     def _keep_time(self, now: float) -> float:
         """When this period was due to begin [s]. One that begins more than half a period late is missed, and
@@ -143,9 +150,6 @@ class RobotBridge(BaseNode):
         return time.monotonic() + self._timer.time_until_next_call() * 1e-9
 
     # What comes in ------------------------------------------------------------------------------------------
-
-    def _on_action(self, msg: Action) -> None:
-        self.world.offer(answer_from_msg(msg), time.monotonic())
 
     def _on_emergency_stop(self, msg: Bool) -> None:
         self.world.guard.stop(msg.data, time.monotonic())
