@@ -82,6 +82,7 @@ class RobotWorld:
         self._heard = now  # the last valid answer
         self._executed: tuple[Array, str] = self.spec.safe_action(), ""  # in this period, and whose it is
         self._jumps = 0
+        self._stopped = ""  # why the episode is to end
         self._news: tuple[Transition | None, Transition | None] = None, None  # of this period, and before
 
     @property
@@ -144,6 +145,11 @@ class RobotWorld:
     def ready(self, now: float) -> None:
         """The robot is where an episode begins; it does so after a rest, once the guard is armed."""
         self._home, self._ready_at = None, now + self.robot.beginning.settle
+        self.guard.rest()
+
+    def stop(self, reason: str) -> None:
+        """End the episode that is going on, if any; its last State comes with the next period."""
+        self._stopped = reason
         self.guard.rest()
 
     def give_up(self, reason: str) -> None:
@@ -209,6 +215,7 @@ class RobotWorld:
         again = self.senses.look(now)  # with filters that know nothing yet
         assert again is not None
         self._episode, self._step, self._heard, self._jumps = self._episode + 1, 0, now, self.senses.jumps
+        self._stopped = ""
         self.desk.begin(self.world_id, self._episode)
         self.guard.run()
         self.status = Status.RUNNING
@@ -229,6 +236,8 @@ class RobotWorld:
 
     def _fault(self, now: float) -> str:
         """Why the episode cannot go on, in one sentence."""
+        if self._stopped:
+            return self._stopped
         if self.senses.jumps > self._jumps:
             return "the robot's clock was set"
         if self.guard.phase is Phase.TRIPPED:

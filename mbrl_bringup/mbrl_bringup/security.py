@@ -21,6 +21,7 @@ _PARAMETERS = (  # services that every node has
     *("describe_parameters", "get_parameter_types", "get_parameters", "get_type_description"),
     *("list_parameters", "set_parameters", "set_parameters_atomically"),
 )
+_LIFECYCLE = ("change_state", "get_state", "get_available_states", "get_available_transitions")
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ _ACCESS = {
     "sim_node": _more(_WORLD, publish=("/clock", "joint_states", "scene")),
     "robot_bridge": _more(
         _WORLD,
-        publish=("guard_status",),
+        publish=("guard_status", "~/transition_event"),
         subscribe=("emergency_stop", "emergency_stop/heartbeat"),
-        serve=("arm", "stop", "confirm"),
+        serve=("arm", "stop", "confirm", "~/get_transition_graph", *(f"~/{name}" for name in _LIFECYCLE)),
     ),
     "driver_node": Access(publish=("joint_states",), serve=("home", "fault")),
     "dynamics_node": Access(

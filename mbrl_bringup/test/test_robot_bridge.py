@@ -17,6 +17,8 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
@@ -26,6 +28,7 @@ from mbrl_dynamics.ros.convert import answer_to_msg, transition_from_msg
 from mbrl_dynamics.ros.testing import (
     LATCHED_QOS,
     NodeProcess,
+    Peer,
     eventually,
     isolated_domain,
     peer,
@@ -89,6 +92,9 @@ class Bench:
 
     def running(self) -> None:
         self.armed()
+        self.begin()
+
+    def begin(self) -> None:
         begun = self.reset()
         eventually(begun.done, "no episode began")
         result = begun.result().result
@@ -205,6 +211,49 @@ def of_bridge(diagnoses: list[DiagnosticArray]) -> list[dict[str, str]]:
     """What the bridge has said of itself."""
     said = [message.status[0] for message in list(diagnoses) if "robot_bridge" in message.status[0].name]
     return [{pair.key: pair.value for pair in status.values} for status in said]
+
+
+def test_a_lifecycle_manager_says_when_there_are_episodes_and_the_guard_owns_motion_throughout(
+    tmp_path: Path,
+) -> None:
+    with (
+        isolated_domain(),
+        start_node(DRIVER, {"command_timeout": 0.2}),
+        start_node(BRIDGE, {"robot": patient(tmp_path, 30.0), "autostart": False}) as bridge,
+        peer() as me,
+    ):
+        bench = Bench(me)
+        assert bench.phase(GuardStatus.DISARMED).refusal, "it does not hear the robot"
+        assert bench.arm() != ""
+        change(me, "configure")
+        bench.armed()
+        eventually(lambda: len(bench.commands) > 5, "an armed guard holds the robot in each state")
+        refused = bench.reset()
+        eventually(refused.done, "no answer")
+        assert "not active" in refused.result().result.error_msg
+        change(me, "activate")
+        bench.begin()
+        change(me, "deactivate")
+        eventually(lambda: bench.states[-1].truncated, "the episode goes on")
+        assert "deactivated" in bench.worlds[-1].last_fault
+        bench.phase(GuardStatus.ARMED)
+        held = len(bench.commands)
+        eventually(lambda: len(bench.commands) > held + 5, "nobody holds the robot")
+        change(me, "activate")
+        bench.begin()
+        change(me, "deactivate")
+        change(me, "cleanup")
+        bench.phase(GuardStatus.DISARMED)
+        braking = -DAMPING * bench.states[-1].observation[3]
+        assert abs(bench.commands[-1].data[0] - braking) < 1.0, "the last command is not safe"
+        assert bench.arm() != ""
+        change(me, "shutdown")
+        assert bridge.stop(signal.SIGINT) == 0
+
+
+def change(me: Peer, label: str) -> None:
+    request = ChangeState.Request(transition=Transition(label=label))
+    assert me.call(ChangeState, "robot_bridge/change_state", request).success, label
 
 
 def test_an_arm_moves_and_its_goal_is_whatever_is_seen(tmp_path: Path) -> None:

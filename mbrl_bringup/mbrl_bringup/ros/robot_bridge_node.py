@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from nav_msgs.msg import Odometry
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Bool, Empty
@@ -41,6 +44,9 @@ MESSAGES = {  # of sources
 }
 
 
+Transition = Callable[["RobotBridge", LifecycleState], TransitionCallbackReturn]
+
+
 @config
 class BridgeConfig:
     """The parameters of `robot_bridge`."""
@@ -52,13 +58,36 @@ class BridgeConfig:
         float, Field(gt=0, le=1, description="share of the file's limits that is allowed [1]")
     ] = 1.0
     passive: Annotated[bool, Field(description="a dry run: episodes run, but nothing is commanded")] = False
+    autostart: Annotated[
+        bool, Field(description="become active at once; false = a lifecycle manager says when")
+    ] = True
 
 
-class RobotBridge(BaseNode):
-    """A RobotWorld with topics. Its time is the steady clock; stamps of States are the robot's own."""
+def _told(transition: Transition) -> Transition:
+    """A transition of the lifecycle whose error is not swallowed, as rclpy does, but logged and made safe."""
+
+    @wraps(transition)
+    def wrapper(self: RobotBridge, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.fault(error)
+            return TransitionCallbackReturn.ERROR
+
+    return wrapper
+
+
+class RobotBridge(LifecycleNodeMixin, BaseNode):
+    """A RobotWorld with topics. Its time is the steady clock; stamps of States are the robot's own.
+
+    A managed node (https://design.ros2.org/articles/node_lifecycle.html): configured, it hears the robot;
+    active, it has episodes. The guard owns motion in every state: its period never stops, its commands go out
+    by plain publishers, and each way down leads to the safe command first.
+    """
 
     def __init__(self) -> None:
-        super().__init__("robot_bridge")
+        BaseNode.__init__(self, "robot_bridge")
+        LifecycleNodeMixin.__init__(self)
         self.settings: BridgeConfig = Params(self, {"": BridgeConfig})[""]
         robot = find(self.settings.robot)
         self.world = RobotWorld(
@@ -73,22 +102,21 @@ class RobotBridge(BaseNode):
         self._commands = None if self.settings.passive else Commands(self, robot, self.world.spec)
         self._status = StatusReporter(self, self.world, self._state_publisher)
         self._reset = ResetServer(self, self.world)
+        self._polled = Polled()  # sensors may be much faster than the control period, and who answers too
+        self._sources: list[tuple[str, Any]] = []
+        self._cameras: list[tuple[str, Any]] = []
         self._make_subscriptions()
         self._period = self.world.spec.control_period
         self._timer = self.steady_timer(self._period, self._tick)
         self._due = self._next_due()
         self._spec_publisher.publish(spec_to_msg(self.world.spec, self.world.world_id))
         self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
+        if self.settings.autostart:
+            for trigger in (self.trigger_configure, self.trigger_activate):
+                if trigger() is not TransitionCallbackReturn.SUCCESS:
+                    raise RuntimeError("robot_bridge could not be started; its log says why")
 
     def _make_subscriptions(self) -> None:
-        self._polled = Polled()  # sensors may be much faster than the control period, and who answers too
-        robot = self.world.robot
-        self._sources = [
-            (name, self._sensor(MESSAGES[source.type], source, 50)) for name, source in robot.sources.items()
-        ]
-        self._cameras = [  # of which only the newest image counts
-            (name, self._sensor(Image, camera, 1)) for name, camera in robot.cameras.items()
-        ]
         qos = QoSProfile(depth=ANSWERS, reliability=ReliabilityPolicy.RELIABLE)
         self._answers = self.create_subscription(
             Action, "action", lambda _: None, qos, callback_group=self._polled
@@ -106,6 +134,50 @@ class RobotBridge(BaseNode):
         qos = QoSProfile(depth=depth, reliability=reliable)
         group = self._polled
         return self.create_subscription(kind, source.topic, lambda _: None, qos, callback_group=group)
+
+    # Lifecycle ----------------------------------------------------------------------------------------------
+
+    @_told
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Hear the robot; from now on it can be armed."""
+        robot = self.world.robot
+        self._sources = [
+            (name, self._sensor(MESSAGES[source.type], source, 50)) for name, source in robot.sources.items()
+        ]
+        self._cameras = [  # of which only the newest image counts
+            (name, self._sensor(Image, camera, 1)) for name, camera in robot.cameras.items()
+        ]
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """From now on there are episodes, if they are asked for."""
+        self._reset.active = True
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """No more episodes; the robot is led to the safe command, and held there if it is armed."""
+        self._reset.active = False
+        self._reset.give_up("the bridge was deactivated")
+        self.on_stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """The robot is commanded no more, and not heard."""
+        self.on_stop()
+        self.world.guard.disarm()
+        for _, subscription in (*self._sources, *self._cameras):
+            self.destroy_subscription(subscription)
+        self._sources, self._cameras = [], []
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As when the node ends."""
+        self.on_deactivate(state)
+        return self.on_cleanup(state)
 
     # Once a period ------------------------------------------------------------------------------------------
 
@@ -158,7 +230,9 @@ class RobotBridge(BaseNode):
         self.world.guard.heartbeat(time.monotonic())
 
     def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
-        if request.armed:
+        if request.armed and not self._sources:
+            response.error_msg = "the bridge is not configured, and does not hear the robot"
+        elif request.armed:
             without = bool(request.without_timeout)
             response.error_msg = self.world.arm(time.monotonic(), without_timeout=without)
         else:

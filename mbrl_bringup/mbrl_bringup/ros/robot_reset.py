@@ -17,10 +17,15 @@ from mbrl_msgs.action import Reset
 
 
 class ResetServer:
-    """One reset at a time; a newer one takes the place of an older. Nothing waits inside a callback."""
+    """One reset at a time; a newer one takes the place of an older. Nothing waits inside a callback.
+
+    Attributes:
+        active: whether there may be episodes.
+    """
 
     def __init__(self, node: BaseNode, world: RobotWorld) -> None:
         self._node, self._world, self._begin = node, world, world.robot.beginning
+        self.active = False
         self._handle: Any = None  # of the goal under way
         self._asked = 0  # goals; the answer to an older one's service is ignored
         self._deadline = math.inf  # of the service or the motion, steady clock [s]
@@ -37,6 +42,12 @@ class ResetServer:
             handle_accepted_callback=node.guarded(self._on_accepted),
             cancel_callback=node.guarded(self._on_cancel),
         )
+
+    def give_up(self, reason: str) -> None:
+        """End the episode that is going on, or the reset that leads to one."""
+        self._world.stop(reason)
+        if self._handle is not None:
+            self._fail(reason)
 
     def tick(self) -> None:
         """Look how the reset goes on. Call once a period."""
@@ -84,6 +95,9 @@ class ResetServer:
         self._handle, self._phase, self._confirmed = handle, "", False
         self._asked += 1
         self._deadline = math.inf
+        if not self.active:
+            self._finish(Reset.Result.FAILED, "the bridge is not active: a lifecycle manager says when it is")
+            return
         if len(handle.request.initial_state):
             self._finish(Reset.Result.BAD_REQUEST, "a robot cannot be put into an initial_state")
             return
