@@ -17,7 +17,7 @@ from mbrl_bringup.stack import Process
 from mbrl_dynamics.plugins import make_task
 
 OPERATOR = "operator"  # the enclave of `mbrl arm`, `status`, ..., and of a person's buttons
-_PARAMETERS = (  # services that every node has
+PARAMETERS = (  # services that every node has
     *("describe_parameters", "get_parameter_types", "get_parameters", "get_type_description"),
     *("list_parameters", "set_parameters", "set_parameters_atomically"),
 )
@@ -157,7 +157,7 @@ def _enclave(parent: ElementTree.Element, name: str, namespace: str, may: Access
     profile = ElementTree.SubElement(profiles, "profile", ns=namespace or "/", node=name)
     _allow(profile, "topic", "publish", (*may.publish, "/rosout", "/parameter_events"))
     _allow(profile, "topic", "subscribe", (*may.subscribe, "/parameter_events"))
-    _allow(profile, "service", "reply", (*may.serve, *(f"~/{service}" for service in _PARAMETERS)))
+    _allow(profile, "service", "reply", (*may.serve, *(f"~/{service}" for service in PARAMETERS)))
     _allow(profile, "service", "request", may.call)
     _allow(profile, "action", "execute", may.serve_actions)
     _allow(profile, "action", "call", may.call_actions)

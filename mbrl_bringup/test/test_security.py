@@ -10,7 +10,7 @@ import pytest
 
 from mbrl_bringup.cli import main
 from mbrl_bringup.robot_config import find
-from mbrl_bringup.security import OPERATOR, Access, access
+from mbrl_bringup.security import OPERATOR, PARAMETERS, Access, access
 from mbrl_dynamics.ros.testing import eventually, isolated_domain, peer, start_node
 
 NODES = {
@@ -38,9 +38,8 @@ def found(node: Any, name: str) -> Access:
     )
 
     def plain(names: set[str]) -> tuple[str, ...]:
-        common = ("/rosout", "/parameter_events")
-        kept = {n for n in names - set(common) if "/_action/" not in n and not n.startswith(f"/{name}/")}
-        return tuple(sorted(kept))
+        common = {"/rosout", "/parameter_events", *(f"/{name}/{service}" for service in PARAMETERS)}
+        return tuple(sorted(n for n in names - common if "/_action/" not in n))
 
     def actions(names: set[str]) -> tuple[str, ...]:
         return tuple(sorted({n.partition("/_action/")[0] for n in names if "/_action/" in n}))
@@ -50,7 +49,11 @@ def found(node: Any, name: str) -> Access:
 
 def allowed(name: str) -> Access:
     may = access(name, find("cartpole") if name in ("robot_bridge", "driver_node") else None, "")
-    return Access(*(tuple(sorted("/" + n.removeprefix("/") for n in names)) for names in vars(may).values()))
+
+    def full(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted("/" + n.removeprefix("/").replace("~", name) for n in names))
+
+    return Access(*(full(names) for names in vars(may).values()))
 
 
 @pytest.mark.slow
