@@ -23,6 +23,8 @@ from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_dynamics.plugins import make_task
 from mbrl_dynamics.spec import Element, Spec
 from mbrl_dynamics.transition import Transition
+from mbrl_sim.simulator import Simulator
+from mbrl_sim.tasks.pendulum import Pendulum
 
 SPEC = Spec("t", (Element("x"),), (Element("f", "N", -1.0, 1.0),), 0.05)
 SMALL = EnsembleConfig(members=2, hidden=(4,))
@@ -143,3 +145,15 @@ def test_a_parameters_file(tmp_path: Path, how):
     path = tmp_path / "parameters.yaml"
     path.write_bytes(changed(share("config/cartpole_swingup.yaml").read_bytes(), how))
     tells(UserError, lambda: file_parameters(path, "planner_node", ""))
+
+
+@given(edits)
+@fuzzed
+def test_an_mjcf(tmp_path: Path, how):
+    path = tmp_path / "robot.xml"
+    path.write_bytes(changed(Pendulum.mjcf.read_bytes(), how))
+
+    class Other(Pendulum):
+        mjcf = path
+
+    tells(UserError, lambda: Simulator(Other(), seed=0))

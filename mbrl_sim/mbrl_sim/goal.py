@@ -23,7 +23,7 @@ class Goal:
         body: its name.
 
     Raises:
-        ValueError: it is not on three such slides.
+        UserError: it is not on three such slides.
     """
 
     def __init__(self, model: Any, data: Any, body: str) -> None:
@@ -32,7 +32,7 @@ class Goal:
         joints = np.arange(at.jntadr[0], at.jntadr[0] + at.jntnum[0])
         slides = (model.jnt_type[joints] == _SLIDE).all()
         if not slides or not np.array_equal(model.jnt_axis[joints], np.eye(3)):
-            raise ValueError(f"body '{body}' must be on three slides along x, y and z")
+            raise UserError(f"body '{body}' must be on three slides along x, y and z")
         self._positions, self._velocities = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._origin = at.pos.copy()
         self._place: NDArray[np.float64] | None = None  # where it rests [3]; None = it moves as the MJCF says

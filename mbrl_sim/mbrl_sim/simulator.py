@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mbrl_dynamics.errors import UserError
 from mbrl_sim.drawing import Drawing, mujoco  # not MuJoCo itself, which must wait for the choice there
 from mbrl_sim.goal import Goal
 from mbrl_sim.physics import StepResult, split_state
@@ -38,15 +39,14 @@ class Simulator(Drawing):
         goal: what is to be reached; None = the task has none in its world.
 
     Raises:
-        ValueError: the task contradicts its MJCF.
-        UserError: images are wanted, but cannot be drawn.
+        UserError: the task's MJCF cannot be used, or contradicts the task; images cannot be drawn.
     """
 
     def __init__(
         self, task: MujocoTask, seed: int | None = None, image_size: int = 0, camera: str = ""
     ) -> None:
         self.task = task
-        model = mujoco.MjModel.from_xml_path(str(task.mjcf))
+        model = _load(task)
         # Otherwise MuJoCo answers a bad state by silently going back to its initial one.
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         super().__init__(model, mujoco.MjData(model), image_size, camera)
@@ -54,10 +54,15 @@ class Simulator(Drawing):
         self._gear = self.model.actuator_gear[:, 0].copy()
         self._after_step = getattr(task, "after_step", None)
         self._warnings = self.data.warning.number  # a view
-        self.goal = Goal(self.model, self.data, task.goal) if task.goal else None
         self._rng = np.random.default_rng(seed)
         self._observation = np.zeros(task.spec.observation_dim)
-        self.reset()
+        try:
+            self.goal = Goal(self.model, self.data, task.goal) if task.goal else None
+            self.reset()
+        except KeyError as error:  # MuJoCo's sentence names the valid ones
+            raise UserError(
+                f"task '{task.spec.task}' names what its MJCF has not: {error.args[0]}"
+            ) from error
 
     def reset(self, seed: int | None = None, initial_state: ArrayLike | None = None) -> NDArray[np.float64]:
         """Begin an episode.
@@ -173,9 +178,9 @@ class Simulator(Drawing):
     def _check(self) -> int:
         """Physics steps in a frame."""
         spec, model = self.task.spec, self.model
-        substeps = round(self.task.frame / model.opt.timestep)
+        substeps = round(self.task.frame / model.opt.timestep) if model.opt.timestep > 0 else 0
         if substeps < 1 or abs(substeps * model.opt.timestep - self.task.frame) > 1e-9:
-            raise ValueError(
+            raise UserError(
                 f"the frame of task '{spec.task}' is {self.task.frame} s, but must be a multiple of "
                 f"the timestep of its MJCF, {model.opt.timestep} s"
             )
@@ -183,8 +188,16 @@ class Simulator(Drawing):
         if limits.shape[0] != spec.action_dim or not np.allclose(
             limits, np.stack([spec.action_low, spec.action_high], axis=-1)
         ):
-            raise ValueError(
+            raise UserError(
                 f"the action limits of task '{spec.task}' must be gear x ctrlrange of its MJCF, "
                 f"{limits.tolist()}"
             )
         return substeps
+
+
+def _load(task: MujocoTask) -> mujoco.MjModel:
+    try:
+        return mujoco.MjModel.from_xml_path(str(task.mjcf))
+    except (ValueError, mujoco.FatalError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{task.mjcf}, the MJCF of task '{task.spec.task}', cannot be used: {why}") from None
