@@ -81,7 +81,7 @@ def test_termination_is_learned_and_ends_what_is_imagined():
             if out:
                 break
     model = make(spec, termination=True)
-    model.fit(buffer, Budget(400))
+    model.fit(buffer, Budget(1000))
     latent = model.encode(torch.tensor([[0.0, 0.0], [1.4, 0.0]]))
     inside, outside = model.going_on(latent)
     assert inside > 0.8 and outside < 0.3
