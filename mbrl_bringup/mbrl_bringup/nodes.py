@@ -79,6 +79,8 @@ def on_robot(stack: StackConfig, robot: RobotConfig, given: Mapping[str, Any]) -
     Raises:
         UserError: an argument is for simulation only, or for another task.
     """
+    from mbrl_bringup.robot_config import task_of  # it reads files with `stack`
+
     for name in SIMULATED:
         if getattr(stack, name) is not None:
             raise UserError(f"argument '{name}' is for simulation; a robot's file says how it keeps time")
@@ -86,7 +88,7 @@ def on_robot(stack: StackConfig, robot: RobotConfig, given: Mapping[str, Any]) -
         raise UserError(f"argument 'task' is '{stack.task}', but robot '{stack.robot}' is for '{robot.task}'")
     budget = stack.time_budget
     if budget is None:  # a robot does not wait, and an answer must still travel
-        period = make_task(robot.task, robot.action_repeat).spec.control_period
+        period = task_of(robot).spec.control_period
         budget = PLANNING_SHARE * robot.action_delay_steps * period
     return dataclasses.replace(
         stack,
