@@ -2,7 +2,7 @@
 SHELL := bash
 ARGS ?=
 
-.PHONY: help demo test test-slow lint format types bench faults faults-full setup lock clean distclean
+.PHONY: help demo test test-slow lint format types bench mutants faults faults-full setup lock clean distclean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ types:  ## type checker
 
 bench:  ## measure speed against references; writes build/bench.json
 	@tools/run --dev python tools/bench.py $(ARGS)
+
+mutants:  ## break each algorithm on purpose: does its learning test notice? writes build/mutants.json
+	@tools/run --dev python tools/mutants.py $(ARGS)
 
 setup:  ## only set up: environment, pinned packages, colcon build
 	@tools/setup.sh --dev

@@ -59,3 +59,13 @@ def test_the_reference_is_up_to_date():
         check=False,
     )
     assert check.returncode == 0, check.stderr
+
+
+def test_the_mistakes_that_tests_of_learning_must_notice_can_still_be_made():
+    check = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "mutants.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert check.returncode == 0, check.stderr

@@ -64,6 +64,8 @@ def figures(quick: bool = False) -> list[dict[str, Any]]:
     ours, theirs = in_turn(
         [lambda: agent.advance(buffer, None, 1), lambda: plain.advance(buffer, None, 1)], count
     )
+    parts, plain_parts = Costs(agent), Costs(plain)
+    in_turn([lambda: parts.step(buffer), lambda: plain_parts.step(buffer)], count)
     obs = {"vector": torch.randn(1, spec.observation_dim)}
     begun = agent.observe(obs, None, first=torch.tensor([True]), prev_action=None)
     action = torch.zeros(1, spec.inner_action_dim)
@@ -74,8 +76,51 @@ def figures(quick: bool = False) -> list[dict[str, Any]]:
     (decision,) = in_turn([decide], 10 * count)
     return [
         _figure("dreamer_update_median", ours, "step by step, dreaming from all states", theirs),
+        *(
+            _figure(
+                f"dreamer_update_{name}",
+                statistics.median(parts.times[name]),
+                "the same",
+                statistics.median(plain),
+            )
+            for name, plain in plain_parts.times.items()
+        ),
         _figure("dreamer_decision_median", decision, "the goal of a policy", 2.0),
     ]
+
+
+class Costs:
+    """Where the time of an agent's gradient steps goes [ms]."""
+
+    def __init__(self, agent: Dreamer) -> None:
+        self.agent = agent
+        self.times: dict[str, list[float]] = {}
+        for owner, method, name in (
+            (agent, "slices", "replay"),
+            (agent.world, "losses", "model_forward"),
+            (agent, "dream", "dream"),
+            (agent, "improve", "actor_and_critic"),
+        ):
+            setattr(owner, method, self.timed(getattr(owner, method), name))
+
+    def timed(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """The method, measured."""
+
+        def measured(*args: Any) -> Any:
+            begin = time.perf_counter()
+            result = method(*args)
+            self.times.setdefault(name, []).append(1e3 * (time.perf_counter() - begin))
+            return result
+
+        return measured
+
+    def step(self, buffer: ReplayBuffer) -> None:
+        """One gradient step."""
+        begin = time.perf_counter()
+        self.agent.advance(buffer, None, 1)
+        parts = sum(times[-1] for name, times in self.times.items() if name != "model_gradient")
+        rest = 1e3 * (time.perf_counter() - begin) - parts
+        self.times.setdefault("model_gradient", []).append(rest)  # and Adam's step of the model
 
 
 def experience(spec: Spec, steps: int = 1000) -> ReplayBuffer:

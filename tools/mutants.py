@@ -1,0 +1,208 @@
+"""Breaks each algorithm on purpose and sees whether its learning test notices; writes build/mutants.json.
+
+A test of learning that a wrong implementation passes is worth nothing, and learning is forgiving. Each
+mutant below is one mistake of the kind that is easily made, in a copy of the sources; the test must fail with
+it, by its own assertion. `--check` only looks whether each mistake can still be made where it is described.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import bench
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mbrl_dynamics", "mbrl_planner", "mbrl_sim", "mbrl_bringup")
+AGENTS, MODELS = "mbrl_planner/mbrl_planner/agents/", "mbrl_dynamics/mbrl_dynamics/models/"
+TESTS = "mbrl_planner/test/"
+
+
+class Mutant(NamedTuple):
+    """A mistake, and the test that must notice it."""
+
+    agent: str
+    mistake: str
+    test: str
+    file: str
+    right: str  # occurs once in the file
+    wrong: str
+
+
+SAC = TESTS + "test_sac.py::test_sac_learns_the_point_mass"
+MBPO = TESTS + "test_sac.py::test_mbpo_learns_the_point_mass_from_600_steps"
+MBA = TESTS + "test_sac.py::test_mba_learns_the_point_mass"
+MVE = TESTS + "test_sac.py::test_mve_learns_the_point_mass"
+SVG = TESTS + "test_sac.py::test_svg_learns_the_point_mass"
+LATENT = TESTS + "test_sac.py::test_latent_sac_finds_a_hidden_velocity"
+PG = TESTS + "test_pg.py::test_it_learns_the_point_mass"
+MBMF = TESTS + "test_mbmf.py::test_it_learns_the_point_mass"
+CUE = TESTS + "test_dreamer.py::test_recalls_a_cue_after_ten_steps"
+HIDDEN = TESTS + "test_dreamer.py::test_finds_a_hidden_velocity_and_a_planner_can_plan_in_its_world"
+TDMPC = TESTS + "test_tdmpc.py::test_learns_a_point_mass_in_the_plane"
+DYNA = "mbrl_bringup/test/test_maze.py::test_planning_finds_the_shortest_way_in_a_few_episodes"
+MPC = "mbrl_bringup/test/test_learning.py::test_ensemble_and_icem_learn_the_pendulum"
+
+MUTANTS = [
+    Mutant("sac", "the target's discount is left out", SAC, AGENTS + "sac.py",
+           "self.config.discount * (1.0 - batch.terminated) * value", "(1.0 - batch.terminated) * value"),
+    Mutant("sac", "the policy does not ask the critics", SAC, AGENTS + "sac.py",
+           "(temperature * log_prob - self.critic(feature, action).amin(0)).mean()",
+           "(temperature * log_prob).mean()"),
+    Mutant("mbpo", "real data alone", MBPO, AGENTS + "mbpo.py",
+           "real = round(c.real_ratio * c.batch_size)", "real = c.batch_size"),
+    Mutant("mbpo", "rollouts do not follow the policy", MBPO, AGENTS + "mbpo.py",
+           "action = self.policy.draw(feature, self.generator)",
+           "action = torch.ones_like(self.policy.draw(feature, self.generator))"),
+    Mutant("mbpo", "what is imagined to come next is where it began", MBPO, AGENTS + "mbpo.py",
+           "step = Batch(feature, action, reward, self.normalizer(ahead.obs),",
+           "step = Batch(feature, action, reward, feature,"),
+    Mutant("mba", "no imagined data", MBA, AGENTS + "mba.py", "if not imagined:", "if imagined:"),
+    Mutant("mba", "rollouts begin in the first episode", MBA, AGENTS + "mba.py",
+           "return len(buffer) - 1 - index", "return index % 60"),
+    Mutant("mba", "the rewards of rollouts are those of other steps", MBA, AGENTS + "mbpo.py",
+           "reward = ahead.reward\n", "reward = ahead.reward.flip(0)\n"),
+    Mutant("mve", "the imagined rewards are left out of the target", MVE, AGENTS + "mve.py",
+           "path.reward])  # [H+1, P, M]", "torch.zeros_like(path.reward)])  # [H+1, P, M]"),
+    Mutant("mve", "the last value is not discounted", MVE, AGENTS + "mve.py",
+           "worth[k + 1 :].unsqueeze(1) * values[k:]", "reached[k + 1 :].unsqueeze(1) * values[k:]"),
+    Mutant("svg", "no gradient through the model", SVG, AGENTS + "svg.py",
+           "state, feature = ahead.state, self.normalizer(ahead.obs)",
+           "state, feature = ahead.state.detach(), self.normalizer(ahead.obs).detach()"),
+    Mutant("svg", "descends where it should ascend", SVG, AGENTS + "svg.py",
+           "loss = -self.imagined_return(future).mean()", "loss = self.imagined_return(future).mean()"),
+    Mutant("latent_sac", "the filter forgets at each step", LATENT, AGENTS + "latent_sac.py",
+           "if carry is None or prev_action is None or steps > 1:", "if True:"),
+    Mutant("latent_sac", "targets with the value of the state before", LATENT, AGENTS + "latent_sac.py",
+           "feature[1:][used],", "feature[:-1][used],"),
+    Mutant("pg", "descends where it should ascend", PG, AGENTS + "pg.py",
+           "loss = -likelihood_ratio(", "loss = likelihood_ratio("),
+    Mutant("pg", "the reward of the step alone, not what follows", PG, AGENTS + "pg.py",
+           "gain = reward_to_go(paths.reward, self.config.discount)", "gain = paths.reward"),
+    Mutant("pg", "the score of other actions than those rewarded", PG, AGENTS + "gradients.py",
+           "density = log_density(policy, paths.obs[:-1].detach(), paths.raw.detach())",
+           "density = log_density(policy, paths.obs[:-1].detach(), paths.raw.detach().flip(1))"),
+    Mutant("mbmf", "clones the decisions of other states", MBMF, AGENTS + "mbmf.py",
+           "return obs[index].to(self.device), action[index].to(self.device)",
+           "return obs[index].to(self.device), action[index.flip(0)].to(self.device)"),
+    Mutant("mbmf", "refines in the wrong direction", MBMF, AGENTS + "mbmf.py",
+           "loss, entropy = super().policy_loss(feature, normal, temperature)",
+           "loss, entropy = super().policy_loss(feature, normal, temperature)\n        loss = -loss"),
+    Mutant("dreamer", "the filter forgets at each step", CUE, AGENTS + "dreamer.py",
+           "if steps > 1 or prev_action is None:", "if True:"),
+    Mutant("dreamer", "drawn latents pass no gradient", CUE, MODELS + "recurrent.py",
+           "return hot if not prob.requires_grad else hot + (prob - prob.detach())", "return hot"),
+    Mutant("dreamer", "the actor descends where it should ascend", CUE, AGENTS + "dreamer.py",
+           "actor_loss = -(gain + c.entropy", "actor_loss = (gain + c.entropy"),
+    Mutant("dreamer", "the filter forgets at each step (hidden velocity)", HIDDEN, AGENTS + "dreamer.py",
+           "if steps > 1 or prev_action is None:", "if True:"),
+    Mutant("dreamer", "returns without what comes after", HIDDEN, AGENTS + "dreamer.py",
+           "total = known[t] + trace * discount[t] * total", "total = reward[t]"),
+    Mutant("tdmpc", "targets without the value of what comes next", TDMPC, AGENTS + "tdmpc.py",
+           "return reward + self.discount * (~terminated) * value", "return reward"),
+    Mutant("tdmpc", "latents held consistent with the step before", TDMPC, MODELS + "tdmpc.py",
+           "error = (path[1:] - seen)", "error = (path[:-1] - seen)"),
+    Mutant("tdmpc", "the model does not see the action", TDMPC, MODELS + "tdmpc.py",
+           "return self.dynamics(torch.cat([latent, action], -1))",
+           "return self.dynamics(torch.cat([latent, 0.0 * action], -1))"),
+    Mutant("dyna_q", "planning is left out", DYNA, AGENTS + "dyna_q.py",
+           "if not self._pairs or not self.config.planning_steps:", "if True:"),
+    Mutant("dyna_q", "planned outcomes taken for where they began", DYNA, AGENTS + "dyna_q.py",
+           "ahead.obs[:, 0].long()", "obs[:, 0].long()"),
+    Mutant("mpc", "targets are the next observation, not its change", MPC, MODELS + "ensemble.py",
+           "target = self.delta_normalizer(self.changes(batch))",
+           'target = self.delta_normalizer(batch.obs["vector"][:, 1:].flatten(0, 1))'),
+    Mutant("mpc", "prefers the worst candidates", MPC, "mbrl_planner/mbrl_planner/planners/sampling.py",
+           "self.returns.topk(count, dim=1)", "self.returns.topk(count, dim=1, largest=False)"),
+]  # fmt: skip
+
+
+def mutated(mutant: Mutant, root: Path) -> str:
+    """The file of that mutant below `root`, with the mistake in it.
+
+    Raises:
+        ValueError: what it changes is not there exactly once.
+    """
+    text = (root / mutant.file).read_text()
+    if (count := text.count(mutant.right)) != 1:
+        raise ValueError(
+            f"{mutant.agent}, {mutant.mistake}: {mutant.file} has {count} times {mutant.right!r}"
+        )
+    return text.replace(mutant.right, mutant.wrong)
+
+
+def run(mutant: Mutant) -> dict[str, Any]:
+    """Make the mistake in a copy of the sources and run its test there.
+
+    Raises:
+        RuntimeError: the test did not run, or failed by something else than what it asserts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, copy / package)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        (copy / mutant.file).write_text(mutated(mutant, copy))
+        path = [str(copy / package) for package in PACKAGES] + [os.environ.get("PYTHONPATH", "")]
+        options = ["-m", "", "-q", "-n", "0", "-p", "no:cacheprovider", "--timeout=1800"]
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, mutant.test],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    said = re.search(r"^E +(?:AssertionError: )?(.*assert .*|.*)$", done.stdout, re.MULTILINE)
+    asserted = "AssertionError" in done.stdout or (said is not None and "assert" in said[1])
+    if done.returncode not in (0, 1) or (done.returncode and not asserted):
+        raise RuntimeError(f"{mutant.test} did not run to its assertion:\n{done.stdout}\n{done.stderr}")
+    return {
+        **{name: getattr(mutant, name) for name in ("agent", "mistake", "test", "file")},
+        "noticed": bool(done.returncode),
+        "said": said[1] if said else "",
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def main() -> int:
+    """Try all mutants, or those of one agent; 1 if one went unnoticed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--only", default="", help="only mutants of agents whose name begins with this")
+    parser.add_argument("--check", action="store_true", help="only see whether each mistake can be made")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="tests side by side")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutants.json", help="where to write")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if mutant.agent.startswith(arguments.only)]
+    for mutant in chosen:
+        mutated(mutant, ROOT)
+    if arguments.check:
+        return 0
+
+    commit, began, results = bench.commit(), time.monotonic(), []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for result in pool.map(run, chosen):
+            results.append(result)
+            verdict = "noticed" if result["noticed"] else "NOT NOTICED"
+            print(f"{result['agent']:<11} {result['mistake']:<55} {verdict:<12} {result['said']}", flush=True)
+    about = {"command": " ".join(["python", "tools/mutants.py", *sys.argv[1:]]), "commit": commit}
+    about |= {"machine": bench.machine(), "seconds": round(time.monotonic() - began)}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({**about, "mutants": results}, indent=1) + "\n")
+    return int(not all(result["noticed"] for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
