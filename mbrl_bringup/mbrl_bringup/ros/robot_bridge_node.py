@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from nav_msgs.msg import Odometry
+from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, Imu, JointState
@@ -33,6 +34,7 @@ from mbrl_msgs.msg import Action, Spec, State
 from mbrl_msgs.srv import Arm, Pause, SingleStep
 
 LAST_WORDS = 2.0  # longest ramp to a safe command at the end [s]
+SERVED_EVERY = 0.05  # services and the timers of reports [s]: to ask all of them takes a third of a period
 ANSWERS = 10  # the newest that are looked at in a period: a flood must not delay the period
 MESSAGES = {  # of sources
     "sensor_msgs/JointState": JointState,
@@ -107,8 +109,8 @@ class RobotBridge(LifecycleNodeMixin, BaseNode):
         self._cameras: list[tuple[str, Any]] = []
         self._make_subscriptions()
         self._period = self.world.spec.control_period
-        self._timer = self.steady_timer(self._period, self._tick)
-        self._due = self._next_due()
+        self._due = time.monotonic() + self._period
+        self._served = time.monotonic()
         self._spec_publisher.publish(spec_to_msg(self.world.spec, self.world.world_id))
         self.get_logger().info(f"robot {Path(self.settings.robot).stem}, task {robot.task}")
         if self.settings.autostart:
@@ -121,8 +123,10 @@ class RobotBridge(LifecycleNodeMixin, BaseNode):
         self._answers = self.create_subscription(
             Action, "action", lambda _: None, qos, callback_group=self._polled
         )
-        self.create_subscription(Bool, "emergency_stop", self.guarded(self._on_emergency_stop), 10)
-        self.create_subscription(Empty, "emergency_stop/heartbeat", self.guarded(self._on_heartbeat), 10)
+        self._emergency_stop, self._heartbeat = (
+            self.create_subscription(kind, topic, lambda _: None, 10, callback_group=self._polled)
+            for kind, topic in ((Bool, "emergency_stop"), (Empty, "emergency_stop/heartbeat"))
+        )
         self.create_service(Arm, "arm", self._on_arm)
         self.create_service(Trigger, "stop", self._on_stop_service)
         self.create_service(Pause, "pause", self._on_pause)
@@ -181,6 +185,20 @@ class RobotBridge(LifecycleNodeMixin, BaseNode):
 
     # Once a period ------------------------------------------------------------------------------------------
 
+    def spin_once(self, executor: Executor) -> None:
+        """A period if it is due, else what services ask for, or a nap.
+
+        The period does not wait for an executor, which asks each of some 25 services whenever it wakes.
+        """
+        now = time.monotonic()
+        if now >= self._due:
+            self.guarded(self._tick)()
+        elif now >= self._served + SERVED_EVERY:
+            self._served = now
+            executor.spin_once(timeout_sec=0.0)
+        else:
+            time.sleep(min(self._due, self._served + SERVED_EVERY) - now)
+
     def _tick(self) -> None:
         due = self._keep_time(time.monotonic())
         self._listen()
@@ -207,27 +225,23 @@ class RobotBridge(LifecycleNodeMixin, BaseNode):
                 self.world.senses.images.take(name, message, arrival)
         for message, arrival in arrivals(self._answers):
             self.world.offer(answer_from_msg(message), arrival)
+        for message, arrival in arrivals(self._emergency_stop):
+            self.world.guard.stop(message.data, arrival)
+        for _, arrival in arrivals(self._heartbeat):
+            self.world.guard.heartbeat(arrival)
 
     def _keep_time(self, now: float) -> float:
         """When this period was due to begin [s]. One that begins more than half a period late is missed, and
-        so is each that the timer left out since: time lost is not caught up.
+        so is each whose time has passed altogether: time lost is not caught up.
         """
-        due, self._due = self._due, self._next_due()
-        late, left_out = now - due, round((self._due - due) / self._period) - 1
-        self._status.lateness.append(max(late, 0.0))
+        due, late = self._due, now - self._due
+        left_out = int(late / self._period)
+        self._due += (1 + left_out) * self._period
+        self._status.lateness.append(late)
         self._status.missed_deadlines += left_out + (left_out == 0 and late > self._period / 2)
         return due
 
-    def _next_due(self) -> float:
-        return time.monotonic() + self._timer.time_until_next_call() * 1e-9
-
     # What comes in ------------------------------------------------------------------------------------------
-
-    def _on_emergency_stop(self, msg: Bool) -> None:
-        self.world.guard.stop(msg.data, time.monotonic())
-
-    def _on_heartbeat(self, _: Empty) -> None:
-        self.world.guard.heartbeat(time.monotonic())
 
     def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
         if request.armed and not self._sources:

@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -131,6 +131,10 @@ class BaseNode(Node):
     def on_stop(self) -> None:
         """Safe action, flush, checkpoint. Called once, while publishing still works."""
 
+    def spin_once(self, executor: Executor) -> None:
+        """Do what comes next, for at most 0.1 s; `run` calls it again and again."""
+        executor.spin_once(timeout_sec=0.1)
+
     def request_stop(self) -> None:
         """End `run` soon."""
         self._stop.set()
@@ -205,7 +209,7 @@ def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while not stop.is_set() and not node.stopping:
-            executor.spin_once(timeout_sec=0.1)
+            node.spin_once(executor)
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
