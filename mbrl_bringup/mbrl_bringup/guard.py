@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_bringup.guard_config import GuardConfig, check
+from mbrl_bringup.workspace import Workspace
 
 Array = NDArray[np.float64]
 
@@ -52,6 +53,7 @@ class Command:
     safe: bool  # whether it is the safe command rather than what was wanted
 
 
+SHARES = np.array([1.0, 0.75, 0.5, 0.25, 0.0])  # of what is wanted, tried where it leads out of the workspace
 SLOWEST = 0.1  # speed just below the disagreement at which motion ends, as a share of full speed
 
 
@@ -64,19 +66,22 @@ class Guard:
 
     Args:
         settings: see GuardConfig.
+        workspace: where the robot must stay; None = anywhere within its limits.
 
     Attributes:
         phase: who moves the robot.
         reason: why it tripped last, in one sentence; kept until it is armed again.
         late_periods: periods so far in which the controller was wanted and had no answer of its own.
         speed: share of full speed that the disagreement allows.
+        held_back: periods so far in which the workspace allowed only a part of what was wanted.
 
     Raises:
         UserError: the settings contradict each other.
     """
 
-    def __init__(self, settings: GuardConfig) -> None:
+    def __init__(self, settings: GuardConfig, workspace: Workspace | None = None) -> None:
         self.settings = c = settings
+        self.workspace, self.held_back = workspace, 0
         check(c)
         self.phase, self.reason, self.late_periods, self.speed = Phase.DISARMED, "", 0, 1.0
         self._low, self._high, self._rate, self._damping = (
@@ -180,10 +185,9 @@ class Guard:
         usable = self.phase is Phase.RUNNING and self._usable(wanted, now)
         if usable:
             assert wanted is not None
-            target, speed = wanted.values, self.speed
+            self._sent = self._inside(self._limited(wanted.values, self.speed, elapsed), elapsed)
         else:
-            target, speed = self._safe(now), 1.0
-        self._sent = self._limited(target, speed, elapsed)
+            self._sent = self._limited(self._safe(now), 1.0, elapsed)
         return Command(self._sent.copy(), safe=not usable)
 
     def _watch(self, now: float) -> None:
@@ -246,18 +250,37 @@ class Guard:
         near: Array = np.clip(target, self._sent - step, self._sent + step)
         return np.clip(near, self._low, self._high)
 
+    def _inside(self, command: Array, elapsed: float) -> Array:
+        """The command, or as much of it as keeps the robot within its workspace; where it is nearly out of it
+        already, also what leads back.
+        """
+        if self.workspace is None:
+            return command
+        assert self._reading is not None
+        c, here = self.workspace.settings, self._reading.position
+        stopped = self._limited(np.where(self._holds, self._sent, 0.0), 1.0, elapsed)
+        tried = stopped + SHARES[:, None] * (command - stopped)  # each within limits and rates, as both are
+        ahead = np.where(self._holds, tried, here + c.look_ahead * tried)
+        clearance = self.workspace.clearance(np.vstack([here, ahead]))
+        fine = (clearance[1:] >= c.margin) | (clearance[1:] > clearance[0])
+        fine[-1] = True
+        best = int(np.argmax(fine))
+        self.held_back += best > 0
+        return tried[best]
+
     # What is wrong ------------------------------------------------------------------------------------------
 
     def _fault(self, reading: Reading) -> str:
         for i, actuator in enumerate(self.settings.joints):
-            if self._holds[i] and not math.isfinite(reading.position[i]):
+            needed = self._holds[i] or self.workspace is not None
+            if needed and not math.isfinite(reading.position[i]):
                 return f"the position of '{actuator.joint}' is not finite"
             if self._damping[i] and not math.isfinite(reading.velocity[i]):
                 return f"the velocity of '{actuator.joint}' is not finite"
         for bound, value in zip(self.settings.bounds, reading.watched, strict=True):
             if not bound.low <= value <= bound.high:  # also if it is NaN
                 return f"'{bound.name}' is {value:.4g}, not within {bound.low:.4g} and {bound.high:.4g}"
-        return ""
+        return "" if self.workspace is None else self.workspace.outside(reading.position)
 
     def _crowd(self) -> str:
         return f"{self._others} other publisher{'s' * (self._others > 1)} on a command topic"

@@ -11,6 +11,7 @@ from mbrl_bringup.guard_config import Actuator, Bound, GuardConfig, GuardSetting
 from mbrl_bringup.robot_readings import ANGLES, Reader
 from mbrl_bringup.stack import read_yaml
 from mbrl_bringup.stack import share as share_of_package
+from mbrl_bringup.workspace import Workspace, WorkspaceConfig
 from mbrl_dynamics.config import Field, build, config, one_of
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.plugins import make_task
@@ -126,6 +127,9 @@ class RobotConfig:
     bounds: Annotated[dict[str, Range], Field(description="'source/quantity' -> what it may be")] = field(
         default_factory=dict
     )
+    workspace: Annotated[
+        WorkspaceConfig, Field(description="where the robot must stay; it needs `description` and `feedback`")
+    ] = WorkspaceConfig()
     action_delay_steps: Annotated[
         int, Field(ge=1, le=100, description="an answer takes effect this much later [steps]")
     ] = 1
@@ -226,6 +230,28 @@ def guard_config(robot: RobotConfig, spec: Spec, share: float = 1.0) -> GuardCon
     return result
 
 
+def workspace(robot: RobotConfig, spec: Spec) -> Workspace | None:
+    """Where a robot must stay; None = it may be anywhere.
+
+    Raises:
+        UserError: the settings do not fit the robot.
+    """
+    c = robot.workspace
+    if not c.points:
+        return None
+    if not robot.description:
+        raise UserError("workspace.points need a description, the URDF that tells where links are")
+    actuators = [robot.action[element.name] for element in spec.action]
+    for a in actuators:
+        if a.kind == "effort":
+            raise UserError(f"joint '{a.joint}' is moved by effort, whose way a workspace cannot foresee")
+        if a.kind == "velocity" and c.look_ahead < (brake := max(a.high, -a.low) / a.rate):
+            raise UserError(
+                f"workspace.look_ahead is {c.look_ahead} s, but joint '{a.joint}' needs {brake:.3g} s to stop"
+            )
+    return Workspace(c, Path(robot.description), [a.joint for a in actuators])
+
+
 def check_robot(robot: RobotConfig, spec: Spec) -> None:
     """Whether a robot's file fits its task and itself.
 
@@ -254,6 +280,7 @@ def check_robot(robot: RobotConfig, spec: Spec) -> None:
             raise UserError(f"bounds.{name} must be 'source/quantity', for example 'joints/elbow.position'")
     _check_commands(robot)
     _check_beginning(robot)
+    workspace(robot, spec)
     for name, wanted in quantities(robot).items():
         Reader(robot.sources[name].type, wanted, f"of source '{name}'")
 
@@ -275,7 +302,8 @@ def needed_feedback(robot: RobotConfig) -> dict[str, list[str]]:
     """What the guard must know of each joint: joint -> "position", "velocity"."""
     needed = {}
     for actuator in robot.action.values():
-        parts = ["position"] * (actuator.kind == "position") + ["velocity"] * (actuator.damping > 0)
+        located = actuator.kind == "position" or bool(robot.workspace.points)
+        parts = ["position"] * located + ["velocity"] * (actuator.damping > 0)
         if parts:
             needed[actuator.joint] = parts
     return needed

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mbrl_bringup.guard import Command, Guard, Phase, Wanted
-from mbrl_bringup.robot_config import RobotConfig, check_robot, guard_config
+from mbrl_bringup.robot_config import RobotConfig, check_robot, guard_config, workspace
 from mbrl_bringup.robot_readings import Array
 from mbrl_bringup.robot_senses import Look, Senses
 from mbrl_dynamics.contract import ActionDesk, Choice
@@ -68,7 +68,7 @@ class RobotWorld:
         self.world_id = uuid.uuid4().bytes
         self.desk = ActionDesk(self.spec, robot.guard.tail_steps)
         self.senses = Senses(robot, self.spec)
-        self.guard = Guard(guard_config(robot, self.spec, share))
+        self.guard = Guard(guard_config(robot, self.spec, share), workspace(robot, self.spec))
         self.max_steps = robot.max_steps or task.max_steps
         self.state: Transition | None = None  # the newest
         self.missed_steps = 0  # periods without an answer of their own

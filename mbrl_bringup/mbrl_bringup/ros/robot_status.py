@@ -104,6 +104,7 @@ class StatusReporter:
             "period_late_ms_p99": _p99_ms(self.lateness),
             "command_ms_p99": _p99_ms(self.sent),
             "speed": round(guard.speed, 3),
+            "held_back": guard.held_back,
             "messages_dropped": senses.dropped,
             "messages_ignored": senses.ignored,
             "clock_jumps": senses.jumps,

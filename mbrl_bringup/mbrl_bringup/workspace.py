@@ -1,0 +1,188 @@
+"""Where the links of a robot are, from its URDF, and whether that is where they may be. numpy only.
+
+The guard asks once a period, for a handful of commands at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbrl_dynamics.config import Field, config, one_of
+from mbrl_dynamics.errors import UserError
+
+Array = NDArray[np.float64]
+Vector = tuple[float, float, float]
+FAR = 1000.0  # [m]
+
+
+@config
+class PointOf:
+    """A point that is fixed to a link."""
+
+    link: Annotated[str, Field(description="a link of the URDF")]
+    at: Annotated[Vector, Field(description="where, in the link's own frame [m]")] = (0.0, 0.0, 0.0)
+
+
+@config
+class WorkspaceConfig:
+    """A box that points of the robot must not leave: the table below it, a wall, a person's side."""
+
+    points: Annotated[
+        tuple[PointOf, ...], Field(description="what must stay in it; empty = no workspace")
+    ] = ()
+    low: Annotated[Vector, Field(description="least x, y, z, in the frame of the URDF's root [m]")] = (
+        -FAR,
+        -FAR,
+        -FAR,
+    )
+    high: Annotated[Vector, Field(description="greatest x, y, z [m]")] = (FAR, FAR, FAR)
+    margin: Annotated[float, Field(ge=0, description="distance to its sides that commands keep [m]")] = 0.02
+    look_ahead: Annotated[
+        float, Field(gt=0, description="a velocity is seen as going on for so long [s]: latency and braking")
+    ] = 0.3
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """From one link to the next: a fixed transform, then a motion along or about an axis."""
+
+    name: str
+    turns: bool  # otherwise it slides
+    moves: int  # index in the joint positions; -1 = it is fixed
+    rotation: Array  # [3, 3] of its origin
+    origin: Array  # [3] [m]
+    axis: Array  # [3]
+
+
+class Workspace:
+    """Keeps points of a robot in a box.
+
+    Args:
+        settings: see WorkspaceConfig; with at least one point.
+        urdf: describes the links.
+        joints: names of the joints, in the order of the positions that are given later [A].
+
+    Raises:
+        UserError: the URDF cannot be read, or has no such link; a link depends on a joint that is not among
+            `joints`, or the box is empty.
+    """
+
+    def __init__(self, settings: WorkspaceConfig, urdf: Path, joints: Sequence[str]) -> None:
+        self.settings = settings
+        self._low, self._high = np.array(settings.low), np.array(settings.high)
+        if not (self._low + 2.0 * settings.margin < self._high).all():
+            raise UserError(
+                f"workspace.low is {list(settings.low)}, which must be below workspace.high, "
+                f"{list(settings.high)}, by more than twice the margin"
+            )
+        known = _parents(urdf)
+        self._chains = [
+            (_chain(known, one_of("link of workspace.points", p.link, known), joints, urdf), np.array(p.at))
+            for p in settings.points
+        ]
+
+    def positions(self, joints: Array) -> Array:
+        """Where the points are in the root's frame [S, K, 3], in m, for joint positions [S, A]."""
+        found = []
+        for chain, at in self._chains:
+            point = np.broadcast_to(at, (len(joints), 3))
+            for joint in chain:  # from the point's link to the root
+                if joint.moves >= 0:
+                    value = joints[:, joint.moves, None]
+                    point = _turned(point, joint.axis, value) if joint.turns else point + value * joint.axis
+                point = point @ joint.rotation.T + joint.origin
+            found.append(point)
+        return np.stack(found, axis=1)
+
+    def clearance(self, joints: Array) -> Array:
+        """Distance of the points to the nearest side [S], in m; negative outside, NaN where it is unknown."""
+        at = self.positions(joints)
+        clearance: Array = np.minimum(at - self._low, self._high - at).min((1, 2))
+        return clearance
+
+    def outside(self, joints: Array) -> str:
+        """Which point is outside, in one sentence, for joint positions [A]; empty if none is."""
+        at = self.positions(joints[None])[0]
+        beyond = np.maximum(self._low - at, at - self._high)
+        if beyond.max() <= 0.0:
+            return ""
+        point, axis = np.unravel_index(np.nanargmax(beyond), beyond.shape)
+        link, value = self.settings.points[point].link, at[point, axis]
+        low, high = self.settings.low[axis], self.settings.high[axis]
+        return f"link '{link}' is at {'xyz'[axis]} = {value:.3f} m, not within {low:.4g} and {high:.4g}"
+
+
+def _turned(point: Array, axis: Array, angle: Array) -> Array:
+    """Points [S, 3] turned about a unit axis by angles [S, 1] (Rodrigues' formula)."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    turned: Array = cos * point + sin * np.cross(axis, point) + (1.0 - cos) * (point @ axis)[:, None] * axis
+    return turned
+
+
+def _parents(urdf: Path) -> dict[str, ElementTree.Element | None]:
+    """Link -> the joint element that leads to it from its parent; None for the root."""
+    try:
+        root = ElementTree.parse(urdf).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise UserError(f"the URDF {urdf} cannot be read: {error}") from None
+    parents: dict[str, ElementTree.Element | None] = {
+        link.get("name", ""): None for link in root.findall("link")
+    }
+    for joint in root.findall("joint"):
+        child = joint.find("child")
+        if child is not None:
+            parents[child.get("link", "")] = joint
+    return parents
+
+
+def _chain(
+    parents: dict[str, ElementTree.Element | None], link: str, joints: Sequence[str], urdf: Path
+) -> list[_Joint]:
+    """The joints from a link to the root."""
+    chain: list[_Joint] = []
+    while (element := parents.get(link)) is not None:
+        if len(chain) > len(parents):
+            raise UserError(f"the links of {urdf} form a circle at '{link}'")
+        chain.append(_joint(element, joints, urdf))
+        parent = element.find("parent")
+        link = "" if parent is None else parent.get("link", "")
+    return chain
+
+
+def _joint(element: ElementTree.Element, joints: Sequence[str], urdf: Path) -> _Joint:
+    name, kind = element.get("name", ""), element.get("type", "")
+    if kind not in ("fixed", "revolute", "continuous", "prismatic"):
+        raise UserError(f"joint '{name}' of {urdf} is '{kind}', which a workspace does not know")
+    if kind != "fixed" and name not in joints:
+        raise UserError(
+            f"a point of the workspace moves with joint '{name}', which the robot's action has not"
+        )
+    roll, pitch, yaw = _vector(element, "origin", "rpy", "0 0 0")
+    about = (_rotation(2, yaw), _rotation(1, pitch), _rotation(0, roll))  # fixed axes: roll, pitch, then yaw
+    axis = _vector(element, "axis", "xyz", "1 0 0")
+    return _Joint(
+        name=name,
+        turns=kind != "prismatic",
+        moves=-1 if kind == "fixed" else list(joints).index(name),
+        rotation=about[0] @ about[1] @ about[2],
+        origin=_vector(element, "origin", "xyz", "0 0 0"),
+        axis=axis / np.linalg.norm(axis),
+    )
+
+
+def _vector(element: ElementTree.Element, child: str, name: str, default: str) -> Array:
+    found = element.find(child)
+    return np.array(
+        [float(word) for word in (default if found is None else found.get(name, default)).split()]
+    )
+
+
+def _rotation(axis: int, angle: float) -> Array:
+    return _turned(np.eye(3), np.eye(3)[axis], np.full((3, 1), angle)).T
