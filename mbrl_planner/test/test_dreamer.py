@@ -18,11 +18,11 @@ from mbrl_planner.agents.mpc import MPC
 from mbrl_planner.planners.icem import ICEM, ICEMConfig
 from mbrl_planner.small_worlds import (
     HiddenVelocityWorld,
-    best_score,
     chooser,
     point_mass_score,
     run_episode,
     train,
+    typical_score,
 )
 from mbrl_planner.testing import check_agent
 
@@ -90,9 +90,9 @@ def recall(agent: Any, episodes: int = 60) -> float:
 
 
 def cue_agent(seed: int) -> Dreamer:
-    """An agent after 500 updates in the cue's world."""
+    """An agent after 800 updates in the cue's world."""
     agent = Dreamer(CueWorld.spec, DreamerConfig(**SMALL | CUE), seed=seed)
-    train(agent, CueWorld(), 2000, seed=seed)
+    train(agent, CueWorld(), 3200, seed=seed)
     return agent
 
 
@@ -243,20 +243,15 @@ def test_actions_under_way_are_imagined_before_the_choice():
 @pytest.mark.slow
 @pytest.mark.learning
 def test_recalls_a_cue_after_ten_steps():
-    """500 updates. Right choices with seeds 0 to 7: all, but for seed 4 (0.57: it had not yet understood);
-    without their memory 0.43 or 0.57, the shares of the lights.
-
-    Seen to fail (seed 0): a filter that forgets at each step (0.43), drawn latents that pass no gradient
-    (0.57), an actor that descends where it should ascend (0.0).
-    """
+    """800 updates: 17 of 20 seeds recall it; without their memory they are right as often as chance."""
 
     def one(seed: int) -> float:
         agent = cue_agent(seed)
-        assert agent.updates == 500
+        assert agent.updates == 800
         assert recall(Forgetful(agent)) <= 0.65
         return recall(agent)
 
-    assert best_score(one, 0.95) >= 0.95
+    assert typical_score(one, 0.95) >= 0.95
 
 
 @pytest.mark.slow
@@ -274,6 +269,6 @@ def test_finds_a_hidden_velocity_and_a_planner_can_plan_in_its_world():
         train(agents[-1], world, 2000, seed=seed)
         return point_mass_score(agents[-1], world)
 
-    assert best_score(one, 0.7) >= 0.7
+    assert typical_score(one, 0.7) >= 0.7
     planner = ICEM(ICEMConfig(horizon=10, candidates=32, iterations=2))
     assert point_mass_score(MPC(planner, agents[-1].world), world, episodes=3) >= 0.7

@@ -16,7 +16,7 @@ from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.testing import PointMass
 from mbrl_dynamics.types import Metrics
 from mbrl_planner.agents.mbmf import MBMF, MBMFConfig
-from mbrl_planner.small_worlds import PointMassWorld, best_score, point_mass_score, train
+from mbrl_planner.small_worlds import PointMassWorld, point_mass_score, train, typical_score
 
 torch.set_num_threads(1)
 
@@ -127,9 +127,9 @@ def test_it_learns_the_point_mass() -> None:
     world = PointMassWorld()
 
     def one(seed: int) -> float:
-        learner = agent(seed)
+        learner = agent(seed, anchor_steps=100)
         train(learner, world, 480, seed=seed, model=Known())
         assert learner.updates == 960
         return point_mass_score(learner, world)
 
-    assert best_score(one, 0.9) >= 0.9
+    assert typical_score(one, 0.9) >= 0.9

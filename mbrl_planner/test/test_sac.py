@@ -1,4 +1,7 @@
-"""SAC and its relatives: targets by hand, gradients in closed form, and learning."""
+"""SAC and its relatives: targets by hand, gradients in closed form, and learning.
+
+tools/mutants.py has the mistakes that the tests of learning notice.
+"""
 
 from typing import Any
 
@@ -19,9 +22,9 @@ from mbrl_planner.agents.svg import SVG, Future, SVGConfig, action_values
 from mbrl_planner.small_worlds import (
     HiddenVelocityWorld,
     PointMassWorld,
-    best_score,
     point_mass_score,
     train,
+    typical_score,
 )
 from mbrl_planner.testing import stationary_gain
 
@@ -113,14 +116,11 @@ def score(kind: Any, config: Any, steps: int, seed: int, model: Any = None, worl
 
 @pytest.mark.learning
 def test_sac_learns_the_point_mass() -> None:
-    """Fails with the target`s discount left out, or with a policy loss without the critic.
-
-    Seeds 0 and 1 scored 0.96 and 0.99; with a discount of 0.99, these steps are too few for the critic.
-    """
+    """Seeds 0 and 1 scored 0.98 and 0.99; with a discount of 0.99, these steps are too few for the critic."""
     config = SACConfig(
         hidden=(64, 64), batch_size=64, random_steps=300, learning_rate=1e-3, discount=0.95, target_rate=0.02
     )
-    assert best_score(lambda seed: score(SAC, config, 2000, seed), 0.85) >= 0.85
+    assert typical_score(lambda seed: score(SAC, config, 2000, seed), 0.9) >= 0.9
 
 
 # MBPO -------------------------------------------------------------------------------------------------------
@@ -179,15 +179,15 @@ def test_predictions_that_are_not_finite_are_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.learning
 def test_mbpo_learns_the_point_mass_from_600_steps() -> None:
-    """Fails with real data alone at this budget and ratio, or if branches do not follow the policy.
+    """Seeds 0 to 5 scored 0.91 to 1.00; with rollouts of five steps one of them failed.
 
-    Seeds 0 and 1 scored 0.98 and 0.95.
+    Real data alone teach it as much, in so small a world.
     """
     config = MBPOConfig(
         hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, branches=200, replay_ratio=6.0,
-        discount=0.95, target_rate=0.02,
+        discount=0.95, target_rate=0.02, horizon=(2, 2),
     )  # fmt: skip
-    assert best_score(lambda seed: score(MBPO, config, 600, seed, Exact()), 0.85) >= 0.85
+    assert typical_score(lambda seed: score(MBPO, config, 600, seed, Exact()), 0.85) >= 0.85
 
 
 # MBA --------------------------------------------------------------------------------------------------------
@@ -210,12 +210,12 @@ def test_rollouts_of_mba_begin_at_the_newest_steps() -> None:
 @pytest.mark.slow
 @pytest.mark.learning
 def test_mba_learns_the_point_mass() -> None:
-    """Fails without imagined data at this budget, or if they begin at states of one old episode."""
+    """Seeds 0 to 5 scored 0.72 to 0.98, all but one above 0.93."""
     config = MBAConfig(
         hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, branches=200, replay_ratio=6.0,
         real_ratio=0.2, recent=600,
     )  # fmt: skip
-    assert best_score(lambda seed: score(MBA, config, 1000, seed, Exact()), 0.7) >= 0.7
+    assert typical_score(lambda seed: score(MBA, config, 1000, seed, Exact()), 0.9) >= 0.9
 
 
 # MVE --------------------------------------------------------------------------------------------------------
@@ -264,9 +264,12 @@ def test_horizons_are_weighted_by_their_inverse_variance() -> None:
 @pytest.mark.slow
 @pytest.mark.learning
 def test_mve_learns_the_point_mass() -> None:
-    """Fails if the imagined rewards are left out of the target, or its last value is not discounted."""
-    config = MVEConfig(hidden=(64, 64), batch_size=32, random_steps=120, learning_rate=1e-3, replay_ratio=3.0)
-    assert best_score(lambda seed: score(MVE, config, 1000, seed, Exact()), 0.8) >= 0.8
+    """Seeds 0 to 5 scored 0.68 to 0.99, all but one above 0.87."""
+    config = MVEConfig(
+        hidden=(64, 64), batch_size=32, random_steps=120, learning_rate=1e-3, replay_ratio=3.0,
+        discount=0.95, target_rate=0.02,
+    )  # fmt: skip
+    assert typical_score(lambda seed: score(MVE, config, 1000, seed, Exact()), 0.85) >= 0.85
 
 
 # SVG --------------------------------------------------------------------------------------------------------
@@ -336,11 +339,12 @@ def test_lambda_returns_of_a_future_by_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.learning
 def test_svg_learns_the_point_mass() -> None:
-    """Fails if the state is detached between the steps, or with the sign of the return turned."""
+    """Seeds 0 to 5 scored 0.85 to 1.00; with a discount of 0.99 half of them were below 0.9."""
     config = SVGConfig(
-        hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, look_ahead=5, replay_ratio=2.0
-    )
-    assert best_score(lambda seed: score(SVG, config, 500, seed, Exact()), 0.9) >= 0.9
+        hidden=(64, 64), batch_size=64, random_steps=120, learning_rate=1e-3, look_ahead=5, replay_ratio=2.0,
+        discount=0.95,
+    )  # fmt: skip
+    assert typical_score(lambda seed: score(SVG, config, 500, seed, Exact()), 0.9) >= 0.9
 
 
 # On a learned representation --------------------------------------------------------------------------------
@@ -350,16 +354,13 @@ def test_svg_learns_the_point_mass() -> None:
 @pytest.mark.learning
 @pytest.mark.parametrize("imagined", [0.0, 0.5])
 def test_latent_sac_finds_a_hidden_velocity(imagined: float) -> None:
-    """4,000 steps and 2,000 updates; seed 0 reaches 0.86 from real data, 0.83 with imagined ones.
-
-    LQR, which sees the velocity, scores 1, and random actions 0. Seen to fail (seed 0, real data): a filter
-    that forgets at each step (-0.19), targets with the value of the state before (-0.75).
-    """
+    """4,000 steps and 2,000 updates; LQR, which sees the velocity, scores 1, and random actions 0."""
     config = LatentSACConfig(
         hidden=(64, 64), batch_size=128, memory=32, world_hidden=32, latents=(4, 4), slices=12, length=12,
         random_steps=600, replay_ratio=0.5, learning_rate=1e-3, world_rate=2e-3, target_rate=0.02,
         discount=0.9, temperature=0.02, imagined=imagined,
     )  # fmt: skip
     assert (
-        best_score(lambda seed: score(LatentSAC, config, 4000, seed, world=HiddenVelocityWorld()), 0.7) >= 0.7
+        typical_score(lambda seed: score(LatentSAC, config, 4000, seed, world=HiddenVelocityWorld()), 0.7)
+        >= 0.7
     )

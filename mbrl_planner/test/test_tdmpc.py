@@ -15,7 +15,7 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.spec import Element
 from mbrl_dynamics.testing import PointMass, point_mass_spec, record
 from mbrl_planner.agents.tdmpc import TDMPC, TDMPCConfig, discount_of
-from mbrl_planner.small_worlds import PlaneWorld, best_score, point_mass_score, train
+from mbrl_planner.small_worlds import PlaneWorld, point_mass_score, train, typical_score
 
 SPEC = point_mass_spec()
 SMALL = TDMPCConfig(
@@ -211,12 +211,8 @@ def score(kind: type[TDMPC] = TDMPC, seed: int = 0, **changes: int) -> float:
 @pytest.mark.slow
 @pytest.mark.learning
 def test_learns_a_point_mass_in_the_plane():
-    """Seeds 0, 1, 2, 3, 5 reach 0.992, 0.974, 0.967, 0.977, 0.995: the mean less three deviations is 0.94.
-
-    Seen to fail (seed 0): latents held consistent with the observation one step before (-6.6), targets
-    without the value of what comes next (-0.1), a model that does not see the action (0.24).
-    """
-    assert best_score(lambda seed: score(seed=seed), 0.9) >= 0.9
+    """Seeds 0, 1, 2, 3, 5 reach 0.992, 0.974, 0.967, 0.977, 0.995."""
+    assert typical_score(lambda seed: score(seed=seed), 0.9) >= 0.9
 
 
 @pytest.mark.slow
