@@ -34,6 +34,8 @@ setup(
             "cem = mbrl_planner.planners.cem:CEM",
             "icem = mbrl_planner.planners.icem:ICEM",
             "mppi = mbrl_planner.planners.mppi:MPPI",
+            "pddm = mbrl_planner.planners.pddm:PDDM",
+            "random_shooting = mbrl_planner.planners.random_shooting:RandomShooting",
         ],
     },
 )

@@ -294,6 +294,22 @@ def check_policy(
     check_deployment(stack.agent, spec, given, own)
 
 
+def check_planner(parameters: Mapping[str, Any]) -> None:
+    """Look whether the planner of planner_node fits the task.
+
+    Args:
+        parameters: the node's whole configuration.
+
+    Raises:
+        UserError: it does not.
+    """
+    planner_class, prefix = find("planners", parameters["planner"]), _prefix(parameters["planner"])
+    group = f"{prefix}."
+    given = {key.removeprefix(group): value for key, value in parameters.items() if key.startswith(group)}
+    planner = planner_class(build(planner_class.Config, given, prefix))
+    planner.check(make_task(parameters["task"], parameters["action_repeat"]).spec)
+
+
 def _prefix(plugin: str) -> str:
     """The prefix of a plugin's parameters: its name, or the class of a package.module:Class."""
     return plugin.rpartition(":")[2]

@@ -216,6 +216,9 @@ def resolve(arguments: Mapping[str, Any]) -> list[Process]:
         if name == "dynamics_node":
             merged = nodes.learned_reward(stack, merged)
         processes.append(_process(name, namespace, merged, stack))
+    if "planner_node" in wanted:
+        (planner,) = [process for process in processes if process.name == "planner_node"]
+        nodes.check_planner(planner.configuration)
     if "policy_node" in wanted:
         nodes.check_policy(stack, robot, {process.name: process.configuration for process in processes})
     if stack.rviz:

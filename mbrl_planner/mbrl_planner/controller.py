@@ -59,6 +59,7 @@ class Statistics:
     stale: int = 0  # States older than one already heard, left out
     last_refusal: str = ""
     late_plans: int = 0  # decisions that the time budget cut short
+    void_plans: int = 0  # decisions for which the model predicted nothing finite
     planning_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # newest decisions [ms]
     answer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # State taken to answer sent
 
@@ -114,7 +115,8 @@ class Controller:
     """Hears every State in order, and answers the newest.
 
     A repeated State is answered from the cache, an older one only remembered, a terminal one not at all. A
-    State that cannot be used is refused, as if none had come.
+    State that cannot be used is refused, as if none had come. Where a plan cannot be used, the answer is what
+    the world does without one: the tail of the plans before, then the safe action.
 
     Args:
         decider: the agent.
@@ -252,19 +254,23 @@ class Controller:
             return None
         if not self.decider.ready:
             return self.spec.safe_action()[None]
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), getattr(self.memory, "plan", None)
         delayed = self.spec.action_delay_steps > 0
         pending = self._inner(self._under_way.pending(step))[None] if delayed else None
         actions, self.memory = self.decider.choose(self.memory, pending=pending, explore=self.mode == EXPLORE)
+        plan = getattr(self.memory, "plan", None)  # a policy has none
+        if plan is None or plan is not before:  # else the last plan is followed
+            self.planning_ms = 1e3 * (time.perf_counter() - begin)
+            self.statistics.planning_ms.append(self.planning_ms)
+        if plan is not None:
+            self.statistics.late_plans += plan is not before and not plan.deadline_met
+            self.disagreement = math.nan if plan.disagreement is None else float(plan.disagreement[0])
+            if plan.valid is not None and not plan.valid[0]:
+                self.statistics.void_plans += 1
+                return self._under_way.expected(step + self.spec.action_delay_steps)[None]
         values = self.spec.unscale_action(actions[0].detach().cpu().numpy())
         if not np.isfinite(values).all():
             raise ValueError("the plan is not finite")
-        self.planning_ms = 1e3 * (time.perf_counter() - begin)
-        self.statistics.planning_ms.append(self.planning_ms)
-        plan = getattr(self.memory, "plan", None)  # a policy has none
-        if plan is not None:
-            self.statistics.late_plans += not plan.deadline_met
-            self.disagreement = math.nan if plan.disagreement is None else float(plan.disagreement[0])
         return values
 
     def _random_action(self) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_dynamics.interfaces import Model
+from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import ModelState
 
 
@@ -42,10 +43,19 @@ class Plan:
     Attributes:
         actions: [B, H, A] what to do; row 0 now.
         value: [B] predicted return of the best candidate (a planner that answers with a mean promises a
-            little more than it does).
+            little more than it does); where `violation` is positive, its negative.
         guess: the warm start for the next plan.
         deadline_met: whether the search ended by itself, rather than at the deadline with the best so far.
         disagreement: [B] spread of the model's members along the plan [normalised]; None = unknown.
+        valid: [B] bool, whether it can be used: False where no prediction was finite, so that the actions are
+            NaN; None = everywhere.
+        refused: [B] candidates of the last iteration whose prediction was not finite [1]; None = unknown.
+        violation: [B] by how much the best candidate breaks the constraints, added up over its steps,
+            mean over its imagined futures [SI]; 0 = it keeps them; None = there are none.
+        states: [B, H+1, Z] the state's numbers along the plan, which `gains` are about; None = unknown.
+        gains: [B, H, A, Z] what to add to the actions for a unit of deviation from `states`; None = unknown
+            (see `mbrl_planner.planners.ilqr.feedback`).
+        failures: [B] factorisations that failed and were regularised [1]; None = there were none to make.
         obs: [B, H+1, D] predicted mean observation, SI; None unless asked for by `display`.
         spread: [B, H+1, D] standard deviation over particles, SI; None unless asked for by `display`.
         candidate_obs: [B, N, H+1, D] mean observations of some candidates, SI; None unless asked for.
@@ -57,6 +67,12 @@ class Plan:
     guess: Guess
     deadline_met: bool = True
     disagreement: Tensor | None = None
+    valid: Tensor | None = None
+    refused: Tensor | None = None
+    violation: Tensor | None = None
+    states: Tensor | None = None
+    gains: Tensor | None = None
+    failures: Tensor | None = None
     obs: Tensor | None = None
     spread: Tensor | None = None
     candidate_obs: Tensor | None = None
@@ -79,6 +95,14 @@ class Planner(Protocol):
     """Searches through a model. Stateless: the warm start comes in and goes out."""
 
     config: Any
+
+    def check(self, spec: Spec) -> None:
+        """Look whether the planner, as it is configured, fits a world.
+
+        Raises:
+            UserError: it does not, in one sentence.
+        """
+        ...
 
     def plan(
         self,

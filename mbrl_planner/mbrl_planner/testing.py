@@ -78,6 +78,7 @@ def check_planner(make: Callable[[], Planner], *, score: float = 0.9) -> None:
         AssertionError: the planner breaks the contract; the message says which rule.
     """
     planner, model = make(), PointMass()
+    planner.check(model.spec)
     starts = torch.tensor([[1.0, 0.0], [-0.6, 0.5], [0.3, -0.8]])
 
     def plan(seed: int = 0, **kwargs: Any) -> Any:

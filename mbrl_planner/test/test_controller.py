@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from mbrl_dynamics.contract import ActionDesk
 from mbrl_dynamics.spec import Element, Spec
 from mbrl_dynamics.transition import Transition
+from mbrl_planner.agents.mpc import Memory
 from mbrl_planner.controller import EXPLORE, RANDOM, Controller
+from mbrl_planner.interfaces import Guess, Plan
 
 SPEC = Spec("t", (Element("x"), Element("y")), (Element("f", "N", -2.0, 4.0),), 0.05)
 WORLD, OTHER = b"w" * 16, b"o" * 16
@@ -211,6 +213,66 @@ def test_a_plan_that_is_not_finite_is_not_sent_and_the_next_state_starts_afresh(
     mine.forget()
     assert mine.hear(state(0))
     assert mine.answer() is not None
+
+
+class Failing(Counter):
+    """A decider with plans, whose model predicts nothing finite in the decisions of some numbers."""
+
+    def __init__(self, void: set[int], horizon: int = 4) -> None:
+        super().__init__(horizon=horizon)
+        self.void = void
+
+    def observe(self, obs, carry, **_):
+        return carry or Memory()
+
+    def choose(self, carry, *, pending=None, explore=False):
+        actions, _ = super().choose(carry, pending=pending)
+        bad = self.decisions in self.void
+        actions = actions * math.nan if bad else actions
+        plan = Plan(actions, torch.zeros(1), Guess(actions), valid=torch.tensor([not bad]))
+        return actions, Memory(plan=plan)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_where_no_prediction_is_finite_the_answer_is_what_the_world_does_without_one(delay):
+    """Beside a world that hears nothing for those States: the last plan's tail, then the safe action."""
+    spec = dataclasses.replace(SPEC, action_delay_steps=delay)
+    failing, void = Failing({2, 3, 4, 5, 6, 8}), {1, 2, 3, 4, 5, 7}
+    mine, told, deaf = controller(failing, spec), ActionDesk(spec), ActionDesk(spec)
+    for desk in (told, deaf):
+        desk.begin(WORLD, 0)
+    executed = []
+    for step in range(12):
+        mine.hear(state(step))
+        answer = mine.answer()
+        assert answer is not None and np.isfinite(answer.values).all()
+        assert told.offer(answer, step) == ""
+        if step not in void:
+            assert deaf.offer(answer, step) == ""
+        executed.append(told.choose(step).action[0])
+        assert executed[-1] == deaf.choose(step).action[0]
+    assert executed[delay + 4] == executed[delay + 5] == 0.0, "safe, after the tail of four rows"
+    assert executed[delay + 1] == pytest.approx(1.0 + 3.0 * 0.9 * math.sin(1.0))
+    assert mine.statistics.void_plans == len(void)
+    assert mine.statistics.answered == 12
+
+
+def test_a_followed_plan_is_not_timed_again():
+    late = Plan(torch.zeros(1, 4, 1), torch.zeros(1), Guess(torch.zeros(1, 4, 1)), deadline_met=False)
+
+    class Follower(Counter):
+        def observe(self, obs, carry, **_):
+            return carry or Memory()
+
+        def choose(self, carry, *, pending=None, explore=False):
+            return late.actions, Memory(plan=late)
+
+    mine = controller(Follower())
+    for step in range(3):
+        mine.hear(state(step))
+        mine.answer()
+        assert math.isnan(mine.planning_ms) == (step > 0)
+    assert mine.statistics.late_plans == len(mine.statistics.planning_ms) == 1
 
 
 @pytest.mark.parametrize("delay", [1, 2, 4])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -163,6 +167,66 @@ def test_a_planner_changed_at_run_time_does_not_get_the_old_ones_guess():
     mpc.planner = other = Recorder()
     mpc.act(obs(), memory, first=LATER, prev_action=ACTION, explore=False)
     assert other.calls[0]["guess"] is None
+
+
+def walk(mpc: MPC, steps: int) -> list[float]:
+    """First rows of the answers along an episode."""
+    memory, rows = None, []
+    for step in range(steps):
+        first = FIRST if step == 0 else LATER
+        actions, memory = mpc.act(
+            obs(float(step)), memory, first=first, prev_action=ACTION if step else None, explore=False
+        )
+        rows.append(round(actions[0, 0, 0].item(), 3))
+    return rows
+
+
+def test_plans_are_followed_for_as_long_as_it_is_told():
+    ramp = [0.1, 0.2, 0.3, 0.4]
+    for replan_every, expected, shifts in (
+        (1, [0.1] * 9, [1] * 9),
+        (3, (ramp[:3] * 3), [1, 3, 3]),
+        (0, (ramp * 3)[:9], [1, 4, 4]),
+        (7, (ramp * 3)[:9], [1, 4, 4]),  # no plan goes further than its horizon
+    ):
+        planner = Recorder()
+        assert walk(MPC(planner, Point(), replan_every=replan_every), 9) == expected
+        assert [call["shift"] for call in planner.calls] == shifts
+
+
+def test_a_followed_plan_is_answered_with_its_rest_and_counts_lost_states():
+    planner = Recorder()
+    mpc = MPC(planner, Point(), replan_every=0)
+    _, memory = mpc.act(obs(), None, first=FIRST, prev_action=None, explore=False)
+    memory = mpc.observe(obs(), memory, first=LATER, prev_action=ACTION, steps=2)
+    actions, memory = mpc.choose(memory)
+    assert actions.flatten().tolist() == pytest.approx([0.3, 0.4])
+    memory = mpc.observe(obs(), memory, first=LATER, prev_action=ACTION, steps=5)
+    assert mpc.choose(memory)[0].shape == (1, 4, 1)
+    assert len(planner.calls) == 2
+
+
+def test_a_plan_is_not_followed_into_another_episode_or_by_another_planner():
+    planner = Recorder()
+    mpc = MPC(planner, Point(), replan_every=0)
+    both, second = torch.tensor([True, True]), torch.tensor([False, True])
+    _, memory = mpc.act(obs(batch=2), None, first=both, prev_action=None, explore=False)
+    _, memory = mpc.act(obs(batch=2), memory, first=second, prev_action=ACTION.expand(2, 1), explore=False)
+    assert len(planner.calls) == 2, "one of the two episodes began anew"
+    mpc.planner = other = Recorder()
+    mpc.act(obs(batch=2), memory, first=~both, prev_action=ACTION.expand(2, 1), explore=False)
+    assert len(other.calls) == 1
+
+
+def test_a_plan_that_is_not_valid_is_not_followed():
+    class Lost(Recorder):
+        def plan(self, *args, **kwargs):
+            plan = super().plan(*args, **kwargs)
+            return replace(plan, actions=plan.actions * torch.nan, valid=torch.tensor([False]))
+
+    planner = Lost()
+    rows = walk(MPC(planner, Point(), replan_every=0), 3)
+    assert len(planner.calls) == 3 and all(math.isnan(row) for row in rows)
 
 
 def test_compute_fits_a_guess_of_any_length():

@@ -12,7 +12,9 @@ from mbrl_planner.interfaces import Guess
 from mbrl_planner.planners.cem import CEM, CEMConfig
 from mbrl_planner.planners.icem import ICEM, ICEMConfig
 from mbrl_planner.planners.mppi import MPPI, MPPIConfig
-from mbrl_planner.planners.noise import colored_noise
+from mbrl_planner.planners.noise import colored_noise, filtered_noise
+from mbrl_planner.planners.pddm import PDDM, PDDMConfig
+from mbrl_planner.planners.random_shooting import RandomShooting
 from mbrl_planner.planners.sampling import Scored, Search
 from mbrl_planner.testing import check_planner, lqr_return, stationary_gain
 
@@ -29,9 +31,7 @@ def test_contract(name):
 
 def search(mean, std=0.5, elites=None):
     mean = torch.as_tensor(mean, dtype=torch.float32)
-    return Search(
-        mean, torch.full_like(mean, std), elites, mean, torch.zeros(len(mean)), torch.zeros(len(mean))
-    )
+    return Search(mean, torch.full_like(mean, std), elites, mean, *(torch.zeros(len(mean)) for _ in range(3)))
 
 
 def test_lqr_reference_is_the_optimum():
@@ -123,6 +123,69 @@ def test_mppi_ignores_candidates_without_a_number():
     returns = torch.tensor([[-torch.inf, 1.0, 1.0]])
     mean, _, _ = planner.refit(search(torch.zeros(1, 1, 1)), Scored(actions, returns, torch.zeros(1, 3)))
     assert mean.item() == pytest.approx(0.75)
+
+
+def test_cem_fits_mean_and_variance_of_the_elites_smoothed():
+    planner = CEM(CEMConfig(candidates=6, elites=3, momentum=0.2))
+    actions = torch.rand(1, 6, 2, 1, generator=torch.Generator().manual_seed(0))
+    returns = torch.tensor([[3.0, -1.0, 5.0, 0.0, 4.0, -2.0]])
+    old = search(torch.full((1, 2, 1), 0.1), std=0.5)
+    mean, std, _ = planner.refit(old, Scored(actions, returns, torch.zeros(1, 6)))
+    elites = actions.numpy()[0, [0, 2, 4]]
+    assert mean[0].numpy() == pytest.approx(0.2 * 0.1 + 0.8 * elites.mean(0), rel=1e-5)
+    assert std[0].numpy() == pytest.approx(np.sqrt(0.2 * 0.25 + 0.8 * elites.var(0)), rel=1e-5)
+
+
+def test_pddm_filters_its_noise_as_the_paper_does():
+    """Equation 5 step by step, and the amplitude that it leaves."""
+    beta, white = 0.6, torch.randn(50_000, 12, generator=torch.Generator().manual_seed(3)).numpy()
+    expected, before = np.zeros_like(white), np.zeros(len(white))
+    for t in range(white.shape[1]):
+        before = expected[:, t] = beta * white[:, t] + (1 - beta) * before
+    drawn = filtered_noise((50_000,), 12, beta, torch.Generator().manual_seed(3))
+    assert drawn.numpy() == pytest.approx(expected, abs=1e-5)
+    assert float(drawn[:, 0].std()) == pytest.approx(beta, rel=0.02)
+    assert float(drawn[:, -1].std()) == pytest.approx(math.sqrt(beta / (2 - beta)), rel=0.02)
+    plain = filtered_noise((3,), 5, 1.0, torch.Generator().manual_seed(1))
+    assert torch.equal(plain, torch.randn(3, 5, generator=torch.Generator().manual_seed(1)))
+
+
+def test_pddm_perturbs_its_plan_by_that_noise():
+    planner = PDDM(PDDMConfig(candidates=7, beta=0.3))
+    drawn = planner.propose(search(torch.full((2, 4, 3), 0.1), std=0.05), 0, torch.Generator().manual_seed(0))
+    noise = filtered_noise((2, 7, 3), 4, 0.3, torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn, 0.1 + 0.05 * noise.movedim(-1, -2))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e5])
+def test_pddm_weighs_by_return_whatever_the_rewards_scale(scale):
+    planner, actions = PDDM(PDDMConfig(gamma=2.0)), torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1)
+    returns = np.array([0.0, 1.0, 2.0])
+    scored = Scored(actions, torch.from_numpy(scale * returns)[None].float(), torch.zeros(1, 3))
+    weights = np.exp(2.0 * returns / returns.std())
+    expected = weights @ [0.0, 0.5, 1.0] / weights.sum()
+    assert planner.refit(search(torch.zeros(1, 1, 1)), scored)[0].item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_random_shooting_draws_uniformly_and_never_gets_worse():
+    planner = RandomShooting(RandomShooting.Config(candidates=4001, iterations=4))
+    drawn = planner.propose(search(torch.full((1, 5, 2), 0.25)), 0, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[:, 0], torch.full((1, 5, 2), 0.25)), "the best so far is tried again"
+    share = torch.histc(drawn[:, 1:], bins=10, min=-1.0, max=1.0) / drawn[:, 1:].numel()
+    assert torch.allclose(share, torch.full((10,), 0.1), atol=0.01)
+    assert drawn.abs().max() <= 1.0
+    start, values = torch.tensor([[1.0, 0.0]]), []
+    for iterations in (1, 2, 4, 8):
+        few = RandomShooting(RandomShooting.Config(candidates=16, iterations=iterations))
+        values.append(float(few.plan(PointMass(), start, noise=torch.Generator().manual_seed(0)).value))
+    assert values == sorted(values)
+
+
+def test_elites_are_filled_up_with_the_best_where_others_have_no_number():
+    actions = torch.arange(4.0).reshape(1, 4, 1, 1)
+    returns = torch.tensor([[-torch.inf, 2.0, -torch.inf, 1.0]])
+    top = Scored(actions, returns, torch.zeros(1, 4)).top(3)
+    assert top.flatten().tolist() == [1.0, 3.0, 1.0]
 
 
 def test_a_terminal_value_is_counted_only_where_the_future_is_alive():

@@ -27,7 +27,7 @@ class Params:
         node: whose parameters these are.
         groups: prefix -> configuration class.
         mutable: groups that may change at run time; the others are read-only.
-        changed: called with a group's name after it changed.
+        changed: called with a group's name after it changed; a UserError of it takes the change back.
 
     Raises:
         UserError: a parameter is unknown, of the wrong type or out of range.
@@ -70,10 +70,14 @@ class Params:
             except UserError as error:
                 return SetParametersResult(successful=False, reason=str(error))
             touched.add(group)
-        self._configs = new
-        for group in touched:
-            if self._changed is not None:
-                self._changed(group)
+        before, self._configs = self._configs, new
+        try:
+            for group in touched:
+                if self._changed is not None:
+                    self._changed(group)
+        except UserError as error:  # valid by itself, but not here
+            self._configs = before
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
 

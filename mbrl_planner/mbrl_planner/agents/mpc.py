@@ -1,4 +1,4 @@
-"""Model-predictive control: plan anew at every State, carry out the first row."""
+"""Model-predictive control: plan anew at every State or every few, carry out the first row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Memory:
         planner: the planner that `guess` belongs to.
         guess: warm start that the last plan left.
         age: control steps since `guess` was made [steps].
-        plan: the last plan; None = none yet.
+        plan: the last plan; None = none yet in this episode (of a batch: in one of its episodes).
     """
 
     recent: tuple[tuple[Observation, Tensor | None, Tensor], ...] = ()
@@ -55,6 +55,8 @@ class MPC:
         exploration_noise: standard deviation of the Gaussian noise on the first row when exploring
             [1, of scaled actions]; the probability of a random choice where actions are discrete.
         time_budget: a decision ends after this long with the best plan so far [s]; 0 = no limit.
+        replan_every: control steps from plan to plan, between which the plan's rows are followed; 1 = closed
+            loop, 0 = open loop, to the plan's end [steps].
         seed: of all random numbers.
     """
 
@@ -65,11 +67,13 @@ class MPC:
         *,
         exploration_noise: float = 0.0,
         time_budget: float = 0.0,
+        replan_every: int = 1,
         seed: int = 0,
     ) -> None:
         self.planner = planner
         self.exploration_noise = exploration_noise
         self.time_budget = time_budget
+        self.replan_every = replan_every
         self.display = 0  # candidates that the next plans lay open for people
         self._model = model
         self._noise = torch.Generator().manual_seed(seed)
@@ -136,8 +140,10 @@ class MPC:
             state = model.observe(memory.state, prev_action, obs, first)
         else:
             state = _filter(model, recent)
-        guess = memory.guess if memory.guess is None or not first.any() else _cleared(memory.guess, first)
-        return replace(memory, recent=recent, model=model, state=state, guess=guess, age=memory.age + steps)
+        if first.any():
+            guess = None if memory.guess is None else _cleared(memory.guess, first)
+            memory = replace(memory, guess=guess, plan=None)
+        return replace(memory, recent=recent, model=model, state=state, age=memory.age + steps)
 
     def choose(
         self, carry: Memory, *, pending: Tensor | None = None, explore: bool = False
@@ -155,6 +161,9 @@ class MPC:
         model, planner = self._model, self.planner
         if model is None:
             raise RuntimeError("MPC has no model yet")
+        rows = self._followed(carry)
+        if rows is not None:
+            return (self._explore(rows, model) if explore else rows), carry
         deadline = time.perf_counter() + self.time_budget if self.time_budget else None
         guess = carry.guess if carry.planner is planner else None
         with torch.no_grad():
@@ -183,6 +192,16 @@ class MPC:
         return self.planner.plan(
             self._model, state, start, shift=0, deadline=deadline, noise=self._noise, display=self.display
         )
+
+    def _followed(self, carry: Memory) -> Tensor | None:
+        """The rest of the last plan [B, H - age, A]; None = it is time for another one."""
+        plan = carry.plan
+        if plan is None or carry.planner is not self.planner:
+            return None
+        rows = plan.actions[:, carry.age :]
+        over = carry.age == 0 or carry.age >= self.replan_every > 0 or not rows.shape[1]
+        usable = plan.valid is None or bool(plan.valid.all())
+        return None if over or not usable else rows
 
     def _explore(self, actions: Tensor, model: Model) -> Tensor:
         if self.exploration_noise == 0.0:

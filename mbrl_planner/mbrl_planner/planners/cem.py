@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mbrl_dynamics.config import Field, config
-from mbrl_planner.planners.sampling import SamplingConfig, SamplingPlanner, Scored, Search
+from mbrl_planner.planners.options import SamplingConfig, at_most
+from mbrl_planner.planners.sampling import SamplingPlanner, Scored, Search
 
 
 @config
@@ -22,6 +23,11 @@ class CEMConfig(SamplingConfig):
         int, Field(ge=1, description="best candidates that the next iteration is fitted to [1]")
     ] = 8
     momentum: Annotated[float, Field(ge=0, lt=1, description="weight of the old mean and variance [1]")] = 0.1
+
+    def __post_init__(self) -> None:
+        """Elites are candidates."""
+        super().__post_init__()
+        at_most("elites", self.elites, "candidates", self.candidates)
 
 
 class CEM(SamplingPlanner):
@@ -39,7 +45,7 @@ class CEM(SamplingPlanner):
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean and variance of the elites, smoothed."""
-        elites, keep = scored.top(min(self.config.elites, scored.returns.shape[1])), self.config.momentum
+        elites, keep = scored.top(self.config.elites), self.config.momentum
         mean = keep * search.mean + (1 - keep) * elites.mean(1)
         variance = keep * search.std.square() + (1 - keep) * elites.var(1, correction=0)
         return mean, variance.sqrt(), None

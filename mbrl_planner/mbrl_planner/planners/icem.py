@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mbrl_dynamics.config import Field, config
 from mbrl_planner.planners.noise import colored_noise
-from mbrl_planner.planners.sampling import SamplingConfig, SamplingPlanner, Scored, Search
+from mbrl_planner.planners.options import SamplingConfig, at_most
+from mbrl_planner.planners.sampling import SamplingPlanner, Scored, Search
 
 
 @config
@@ -30,6 +31,11 @@ class ICEMConfig(SamplingConfig):
     decay: Annotated[float, Field(ge=1, description="candidates shrink by this factor an iteration [1]")] = (
         1.25
     )
+
+    def __post_init__(self) -> None:
+        """Elites are candidates."""
+        super().__post_init__()
+        at_most("elites", self.elites, "candidates", self.candidates)
 
 
 class ICEM(SamplingPlanner):
@@ -52,7 +58,7 @@ class ICEM(SamplingPlanner):
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean and deviation of the elites, smoothed; the elites stay."""
-        elites, keep = scored.top(min(self.config.elites, scored.returns.shape[1])), self.config.momentum
+        elites, keep = scored.top(self.config.elites), self.config.momentum
         mean = keep * search.mean + (1 - keep) * elites.mean(1)
         std = keep * search.std + (1 - keep) * elites.std(1, correction=0)
         return mean, std, elites

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mbrl_dynamics.config import Field, config
 from mbrl_planner.planners.noise import colored_noise
-from mbrl_planner.planners.sampling import SamplingConfig, SamplingPlanner, Scored, Search
+from mbrl_planner.planners.options import SamplingConfig
+from mbrl_planner.planners.sampling import SamplingPlanner, Scored, Search
+from mbrl_planner.planners.scoring import soft_weights
 
 
 @config
@@ -39,23 +41,11 @@ class MPPI(SamplingPlanner):
         return torch.cat([search.mean[:, None], perturbed.clamp(-1.0, 1.0)], dim=1)
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The weighted mean of the clipped plans (equation 26); relative to the best, so none overflows."""
-        finite = scored.returns.isfinite()
-        returns = torch.where(finite, scored.returns, torch.finfo(scored.returns.dtype).min / 2)
-        scale = _std(scored.returns, finite) * self.config.temperature
-        weights = torch.softmax((returns - returns.amax(1, keepdim=True)) / scale, dim=1)
+        """The weighted mean of the clipped plans (equation 26)."""
+        weights = soft_weights(scored.returns, self.config.temperature)
         mean = (weights[..., None, None] * scored.actions).sum(1)
         return mean, search.std, None
 
     def answer(self, search: Search) -> Tensor:
         """The weighted mean."""
         return search.mean
-
-
-def _std(returns: Tensor, finite: Tensor) -> Tensor:
-    """Standard deviation over the candidates that have a return, [B, 1]; never zero."""
-    count = finite.sum(1, keepdim=True).clamp(min=1)
-    known = torch.where(finite, returns, 0.0)
-    mean = known.sum(1, keepdim=True) / count
-    variance = (torch.where(finite, returns - mean, 0.0)).square().sum(1, keepdim=True) / count
-    return variance.sqrt().clamp(min=1e-8)

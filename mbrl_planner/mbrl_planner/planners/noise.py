@@ -21,6 +21,23 @@ def colored_noise(
     return white @ _basis(length, exponent)
 
 
+def filtered_noise(
+    shape: tuple[int, ...], length: int, beta: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Gaussian noise smoothed along the last dimension, [*shape, length]: n_t = beta u_t + (1 - beta) n_{t-1}
+    with u_t of unit variance and nothing before the first (Nagabandi et al., 2019).
+    """
+    return torch.randn(*shape, length, generator=generator) @ _filter(length, beta)
+
+
+@functools.lru_cache
+def _filter(length: int, beta: float) -> Tensor:
+    """Rows that add up white numbers into filtered ones, [length, length]."""
+    step = torch.arange(length)
+    age = step - step[:, None]  # how long ago row's number was drawn, at column
+    return torch.where(age >= 0, beta * (1.0 - beta) ** age.clamp(min=0), 0.0).float()
+
+
 @functools.lru_cache
 def _basis(length: int, exponent: float) -> Tensor:
     """Rows that turn white numbers into coloured ones, [length, length].

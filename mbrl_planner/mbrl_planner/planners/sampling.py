@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model
+from mbrl_dynamics.spec import CONTINUOUS, DISCRETE, Spec
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
-
-
-@config
-class SamplingConfig:
-    """What every sampling planner has."""
-
-    horizon: Annotated[int, Field(ge=1, description="how far a plan looks ahead [steps]")] = 25
-    candidates: Annotated[int, Field(ge=2, description="plans tried in an iteration [1]")] = 64
-    iterations: Annotated[int, Field(ge=1, description="refinements a decision [1]")] = 3
-    particles: Annotated[
-        int, Field(ge=0, description="imagined futures a candidate; 0 = one a model member [1]")
-    ] = 0
-    aleatoric: Annotated[
-        bool, Field(description="draw the outcome noise that the model predicts, rather than follow its mean")
-    ] = False
-    std: Annotated[float, Field(gt=0, description="initial spread of the actions, scaled to [-1, 1] [1]")] = (
-        0.5
-    )
+from mbrl_planner.planners.knots import Knots
+from mbrl_planner.planners.options import SamplingConfig
+from mbrl_planner.planners.scoring import bounds_of, check_bounds, returns_of, violation, worst_mean
 
 
 @dataclass(frozen=True)
 class Search:
-    """Where a search stands.
+    """Where a search stands. H here counts the knots, where there are fewer of them than steps.
 
     Attributes:
         mean: [B, H, A] of the sampling distribution.
         std: [B, H, A] of the sampling distribution.
         elites: [B, K, H, A] kept from the last iteration or the last plan; None = none.
         best: [B, H, A] best candidate so far.
-        best_return: [B] its predicted return.
+        best_return: [B] what it is worth; -inf = none had a finite prediction.
         best_disagreement: [B] its disagreement.
+        best_violation: [B] by how much it breaks the constraints.
+        discrete: whether actions are one-hot.
     """
 
     mean: Tensor
@@ -52,6 +41,8 @@ class Search:
     best: Tensor
     best_return: Tensor
     best_disagreement: Tensor
+    best_violation: Tensor
+    discrete: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,18 +50,24 @@ class Scored:
     """Candidates and what the model says of them.
 
     Attributes:
-        actions: [B, N, H, A].
-        returns: [B, N] mean over particles; -inf where the model returned no number.
+        actions: [B, N, H, A], or their knots.
+        returns: [B, N] what they are worth; -inf where the prediction is not finite, or breaks constraints
+            that another candidate keeps.
         disagreement: [B, N] mean over the horizon [normalised]; NaN where unknown.
+        violation: [B, N] by how much they break the constraints; None = there are none.
+        refused: [B] how many of them have no finite prediction; None = nobody counted.
     """
 
     actions: Tensor
     returns: Tensor
     disagreement: Tensor
+    violation: Tensor | None = None
+    refused: Tensor | None = None
 
     def top(self, count: int) -> Tensor:
-        """The `count` best candidates, best first, [B, count, H, A]."""
-        return pick(self.actions, self.returns.topk(count, dim=1).indices)
+        """The `count` best candidates, best first, [B, count, H, A]; the best again for those worth -inf."""
+        value, index = self.returns.topk(count, dim=1)
+        return pick(self.actions, torch.where(value.isfinite(), index, index[:, :1]))
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
@@ -79,12 +76,22 @@ def pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 class SamplingPlanner:
-    """The shared loop. A planner says how to propose candidates, how to refit, and what to answer."""
+    """The shared loop. A planner says how to propose candidates, how to refit, and what to answer.
+
+    A candidate whose prediction is not finite is worth -inf; if all are, the plan is not valid. Constraints
+    are hard: a candidate that breaks one in any imagined future counts only where all do, and then the one
+    that breaks them least wins. With constraints the answer is the best candidate, since only candidates have
+    been tried: the mean of two ways round an obstacle runs into it.
+    """
 
     Config: type[SamplingConfig] = SamplingConfig
+    kinds: ClassVar[tuple[str, ...]] = (CONTINUOUS,)  # of action that it takes
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config or self.Config()
+        self._bounds = bounds_of(self.config.constraints)
+        horizon = self.config.horizon
+        self._knots = Knots(horizon, self.config.knots or horizon, self.config.interpolation)
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """Candidates [B, N, H, A], within [-1, 1]."""
@@ -97,6 +104,19 @@ class SamplingPlanner:
     def answer(self, search: Search) -> Tensor:
         """The plan [B, H, A] to execute; by default the best candidate."""
         return search.best
+
+    def check(self, spec: Spec) -> None:
+        """Look whether the planner fits a world; see `Planner.check`."""
+        name = type(self).__name__.lower()
+        if (DISCRETE if spec.discrete else CONTINUOUS) not in self.kinds:
+            raise UserError(
+                f"planner '{name}' needs continuous actions, but those of task '{spec.task}' are discrete; "
+                f"'random_shooting' takes them"
+            )
+        between = self.config.interpolation
+        if spec.discrete and self.config.knots and between != "hold":
+            raise UserError(f"interpolation is '{between}', but discrete actions can only be held ('hold')")
+        check_bounds(self._bounds, spec)
 
     @torch.inference_mode()
     def plan(
@@ -112,7 +132,10 @@ class SamplingPlanner:
         display: int = 0,
     ) -> Plan:
         """Search; see `Planner.plan`."""
+        self.check(model.spec)
+        noise = torch.default_generator if noise is None else noise
         search, met, scored = self._begin(model, state, guess, shift), True, None
+        learned = self._of_policy(model, state, heads, noise)
         last = 0.0
         for iteration in range(self.config.iterations):
             begin = time.perf_counter()
@@ -120,71 +143,128 @@ class SamplingPlanner:
                 met = False  # the next iteration would take as long as the last one, which is too long
                 break
             last = begin
-            scored = self._score(model, state, self.propose(search, iteration, noise), heads, noise)
+            candidates = self.propose(search, iteration, noise)
+            if learned is not None:
+                candidates = torch.cat([candidates, learned], dim=1)
+            scored = self._score(model, state, candidates, heads, noise)
             search = self._advance(search, scored)
         assert scored is not None
-        actions = self.answer(search)
+        actions = self._knots.plan(search.best if self._bounds else self.answer(search))
+        valid = search.best_return > -torch.inf
+        actions = torch.where(valid[:, None, None], actions, torch.nan)  # nobody may act on it unawares
         met = met and (deadline is None or time.perf_counter() <= deadline)
         shown = self._display(model, state, actions, scored, display) if display else {}
+        elites = None if search.elites is None else self._knots.plan(search.elites)
         return Plan(
             actions=actions,
             value=search.best_return,
-            guess=Guess(search.mean, search.elites),
+            guess=Guess(self._knots.plan(search.mean), elites),
             deadline_met=met,
             disagreement=search.best_disagreement,
+            valid=valid,
+            refused=scored.refused,
+            violation=search.best_violation if self._bounds else None,
             **shown,
         )
 
     def _begin(self, model: Model, state: ModelState, guess: Guess | None, shift: int) -> Search:
         leaf = torch.utils._pytree.tree_leaves(state)[0]
-        batch, horizon, width = len(leaf), self.config.horizon, model.spec.inner_action_dim
-        zeros = torch.zeros(batch, horizon, width)
-        mean, elites = zeros, None
-        if guess is not None and guess.mean.shape == zeros.shape:
+        batch, width, discrete = len(leaf), model.spec.inner_action_dim, model.spec.discrete
+        mean, elites = torch.zeros(batch, self._knots.count, width), None
+        if guess is not None and guess.mean.shape == (batch, self.config.horizon, width):
             guess = guess.shifted(shift)
-            mean, elites = guess.mean, guess.elites
-        unknown = torch.full((batch,), torch.nan)
+            mean = self._knots.of(guess.mean)
+            elites = None if guess.elites is None else self._knots.of(guess.elites)
+        if discrete:
+            mean = F.one_hot(mean.argmax(-1), width).to(mean.dtype)
+        worst = torch.full((batch,), -torch.inf)
         return Search(
-            mean,
-            torch.full_like(zeros, self.config.std),
-            elites,
-            zeros,
-            torch.full((batch,), -torch.inf),
-            unknown,
+            mean=mean,
+            std=torch.full_like(mean, self.config.std),
+            elites=elites,
+            best=torch.zeros_like(mean),
+            best_return=worst,
+            best_disagreement=torch.full((batch,), torch.nan),
+            best_violation=-worst,
+            discrete=discrete,
         )
+
+    def _of_policy(
+        self, model: Model, state: ModelState, heads: Heads | None, noise: torch.Generator
+    ) -> Tensor | None:
+        """What a learned policy would do, drawn anew for each of its candidates [B, M, H, A]."""
+        count, actions = self.config.policy_candidates, []
+        if not count:
+            return None
+        if heads is None:
+            raise UserError(f"policy_candidates is {count}, but no policy was given to plan with")
+        state = model.spread(state, count)
+        for _ in range(self.config.horizon):
+            actions.append(heads.policy(state, noise))
+            state = model.step(state, actions[-1]).state
+        return self._knots.of(torch.stack(actions, dim=2))
 
     def _score(
         self,
         model: Model,
         state: ModelState,
-        actions: Tensor,
+        candidates: Tensor,
         heads: Heads | None,
         noise: torch.Generator | None,
     ) -> Scored:
+        config = self.config
         rollout = model.imagine(
             state,
-            actions,
-            particles=self.config.particles or None,
-            noise=noise if self.config.aleatoric else None,
+            self._knots.plan(candidates),
+            particles=config.particles or None,
+            noise=noise if config.aleatoric else None,
+            keep=("obs",) if self._bounds else (),
         )
-        returns = rollout.returns()
-        if heads is not None:
-            returns = returns + heads.value(rollout.last) * rollout.alive[..., -1]
-        returns = returns.mean(-1).nan_to_num(nan=-torch.inf)
-        spread = (
-            torch.full_like(returns, torch.nan)
-            if rollout.disagreement is None
-            else rollout.disagreement.mean(-1)
+        futures = returns_of(rollout, config.discount, heads)
+        finite = (futures.isfinite() & model.feature(rollout.last).isfinite().all(-1)).all(-1)
+        returns, spread = worst_mean(futures, config.worst_share), rollout.disagreement
+        if config.caution:
+            if spread is None:
+                raise UserError(
+                    f"caution is {config.caution}, but the model has no members that could disagree"
+                )
+            returns = returns - config.caution * (spread * rollout.alive.mean(2)).sum(-1)
+            finite = finite & returns.isfinite()
+        broken = None
+        if self._bounds:
+            if rollout.obs is None:
+                raise UserError("constraints need a model that predicts observations; this one does not")
+            broken = violation(rollout.obs, rollout.alive, self._bounds, model.spec).where(finite, torch.inf)
+            kept = broken == 0
+            returns = torch.where(kept.any(1, keepdim=True), returns.where(kept, -torch.inf), -broken)
+        return Scored(
+            actions=candidates,
+            returns=returns.where(finite, -torch.inf),
+            disagreement=torch.full_like(returns, torch.nan) if spread is None else spread.mean(-1),
+            violation=broken,
+            refused=(~finite).sum(1),
         )
-        return Scored(actions, returns, spread)
 
     def _advance(self, search: Search, scored: Scored) -> Search:
         mean, std, elites = self.refit(search, scored)
         value, index = scored.returns.max(dim=1, keepdim=True)
-        better = value[:, 0] > search.best_return
-        best = torch.where(better[:, None, None], pick(scored.actions, index)[:, 0], search.best)
-        spread = torch.where(better, pick(scored.disagreement, index)[:, 0], search.best_disagreement)
-        return Search(mean, std, elites, best, torch.maximum(value[:, 0], search.best_return), spread)
+        value, violated = value[:, 0], search.best_violation
+        better, some = value > search.best_return, value.isfinite()
+        if scored.violation is not None:
+            now = pick(scored.violation, index)[:, 0]
+            better = torch.where(now == violated, better, now < violated)
+            violated = torch.where(better, now, violated)
+        at = better[:, None, None]
+        return replace(
+            search,
+            mean=mean.where(some[:, None, None], search.mean),  # else there is nothing to learn from
+            std=std.where(some[:, None, None], search.std),
+            elites=elites,
+            best=pick(scored.actions, index)[:, 0].where(at, search.best),
+            best_return=value.where(better, search.best_return),
+            best_disagreement=pick(scored.disagreement, index)[:, 0].where(better, search.best_disagreement),
+            best_violation=violated,
+        )
 
     def _display(
         self, model: Model, state: ModelState, actions: Tensor, scored: Scored, count: int
@@ -193,7 +273,7 @@ class SamplingPlanner:
         count = min(count, scored.returns.shape[1])
         ranks = torch.linspace(0, scored.returns.shape[1] - 1, count).round().long()
         index = scored.returns.argsort(dim=1, descending=True)[:, ranks]
-        shown = torch.cat([actions[:, None], pick(scored.actions, index)], dim=1)
+        shown = torch.cat([actions[:, None], self._knots.plan(pick(scored.actions, index))], dim=1)
         obs = model.imagine(state, shown, particles=self.config.particles or None, keep=("obs",)).obs
         assert obs is not None
         mean, std = obs.mean(2), obs.std(2, correction=0)

@@ -226,10 +226,16 @@ class ControllerNode(BaseNode):
     def _answer(self, state: Transition) -> None:
         if not self._wanted(state):
             return
-        before = self.statistics.answered
+        before, void = self.statistics.answered, self.statistics.void_plans
         answer = self.controller.answer()
         if answer is None:
             return
+        if self.statistics.void_plans > void:
+            self.get_logger().warning(
+                f"no plan: the model predicted nothing finite; instead the last plan's tail, then the safe action "
+                f"({self.statistics.void_plans} in all)",
+                throttle_duration_sec=1.0,
+            )
         self._actions.publish(answer_to_msg(answer, self.get_clock().now().to_msg()))
         if self.statistics.answered > before:
             self.statistics.answer_ms.append(1e3 * (time.monotonic() - self._arrived))
@@ -295,6 +301,7 @@ class ControllerNode(BaseNode):
             "answered from the cache": statistics.repeated,
             "missed": statistics.missed,
             "plans cut by the time budget": statistics.late_plans,
+            "plans without a finite prediction": statistics.void_plans,
             "States refused": statistics.refused,
             "last refusal": statistics.last_refusal,
             "model swaps": self.models.swaps,

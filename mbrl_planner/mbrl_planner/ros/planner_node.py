@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
@@ -42,6 +43,10 @@ class PlannerNodeConfig(ControllerNodeConfig):
         float,
         Field(ge=0, description="a decision ends after so long with the best plan so far; 0 = no limit [s]"),
     ] = 0.0
+    replan_every: Annotated[
+        int,
+        Field(ge=0, description="control steps from plan to plan; 0 = each is followed to its end [steps]"),
+    ] = 1
     exploration_noise: Annotated[
         float,
         Field(ge=0, description="standard deviation of the noise on scaled actions in mode explore [1]"),
@@ -93,6 +98,7 @@ class PlannerNode(ControllerNode):
             self._make_planner(),
             exploration_noise=own.exploration_noise,
             time_budget=own.time_budget,
+            replan_every=own.replan_every,
             seed=own.seed,
         )
         return self.mpc
@@ -138,8 +144,8 @@ class PlannerNode(ControllerNode):
         watched = self._plans.get_subscription_count(), self._markers.get_subscription_count()
         self.mpc.display = self.params[""].display_candidates if any(watched) else 0  # from the next plan on
         plan = self.controller.memory.plan if self.mpc.ready and self.controller.memory else None
-        if plan is None or plan.obs is None:
-            return
+        if plan is None or plan.obs is None or math.isnan(self.controller.planning_ms):
+            return  # nothing was planned for this State
         if watched[0]:
             self._plans.publish(self._plan_msg(plan, state.key, state.stamp, self.controller.planning_ms))
         now = time.monotonic()
@@ -174,6 +180,10 @@ class PlannerNode(ControllerNode):
             plan = self.mpc.compute(vector, start, request.time_budget)
         finally:
             self.mpc.display = display
+        if plan.valid is not None and not plan.valid[0]:
+            response.error_code = ComputePlan.Response.FAILED
+            response.error_msg = "the model predicted nothing finite for any plan"
+            return
         took = 1e3 * (time.perf_counter() - begin)
         stamp = 1e-9 * self.get_clock().now().nanoseconds
         response.plan = self._plan_msg(plan, None, stamp, took)
@@ -188,6 +198,7 @@ class PlannerNode(ControllerNode):
     def _make_planner(self) -> Planner:
         name = self.params[""].planner
         planner: Planner = plugins.find("planners", name)(self.params[_prefix(name)])
+        planner.check(self.task.spec)
         return planner
 
 
