@@ -47,6 +47,7 @@ SVG = TESTS + "test_sac.py::test_svg_learns_the_point_mass"
 LATENT = TESTS + "test_sac.py::test_latent_sac_finds_a_hidden_velocity"
 PG = TESTS + "test_pg.py::test_it_learns_the_point_mass"
 MBMF = TESTS + "test_mbmf.py::test_it_learns_the_point_mass"
+CLONE = TESTS + "test_mbmf.py::test_a_clone_does_as_it_was_shown"
 CUE = TESTS + "test_dreamer.py::test_recalls_a_cue_after_ten_steps"
 HIDDEN = TESTS + "test_dreamer.py::test_finds_a_hidden_velocity_and_a_planner_can_plan_in_its_world"
 TDMPC = TESTS + "test_tdmpc.py::test_learns_a_point_mass_in_the_plane"
@@ -69,12 +70,10 @@ MUTANTS = [
     Mutant("mba", "what is imagined to come next is where it began", MBA, AGENTS + "mbpo.py",
            "step = Batch(feature, action, reward, self.normalizer(ahead.obs),",
            "step = Batch(feature, action, reward, feature,"),
-    Mutant("mve", "the imagined rewards are left out of the target", MVE, AGENTS + "mve.py",
-           "path.reward])  # [H+1, P, M]", "torch.zeros_like(path.reward)])  # [H+1, P, M]"),
-    Mutant("mve", "the last value is not discounted", MVE, AGENTS + "mve.py",
-           "worth[k + 1 :].unsqueeze(1) * values[k:]", "reached[k + 1 :].unsqueeze(1) * values[k:]"),
     Mutant("mve", "imagined actions go with the states after them", MVE, AGENTS + "mve.py",
            "feature.append(path.feature[h, 0])", "feature.append(path.feature[h + 1, 0])"),
+    Mutant("mve", "futures count as ended where they go on", MVE, AGENTS + "mve.py",
+           "going = (1.0 - batch.terminated)", "going = batch.terminated"),
     Mutant("svg", "no gradient through the model", SVG, AGENTS + "svg.py",
            "state, feature = ahead.state, self.normalizer(ahead.obs)",
            "state, feature = ahead.state.detach(), self.normalizer(ahead.obs).detach()"),
@@ -91,7 +90,7 @@ MUTANTS = [
     Mutant("pg", "the score of other actions than those rewarded", PG, AGENTS + "gradients.py",
            "density = log_density(policy, paths.obs[:-1].detach(), paths.raw.detach())",
            "density = log_density(policy, paths.obs[:-1].detach(), paths.raw.detach().flip(1))"),
-    Mutant("mbmf", "clones the decisions of other states", MBMF, AGENTS + "mbmf.py",
+    Mutant("mbmf", "clones the decisions of other states", CLONE, AGENTS + "mbmf.py",
            "return obs[index].to(self.device), action[index].to(self.device)",
            "return obs[index].to(self.device), action[index.flip(0)].to(self.device)"),
     Mutant("mbmf", "refines in the wrong direction", MBMF, AGENTS + "mbmf.py",
