@@ -14,6 +14,7 @@ from mbrl_sim.gl import choose_backend
 
 _NO_BACKEND = choose_backend()
 import mujoco  # noqa: E402  (must not be imported before the choice)
+import mujoco.rollout  # noqa: E402
 
 __all__ = ["FREE", "Drawing", "mujoco"]  # MuJoCo too, for those who must not import it before the choice
 

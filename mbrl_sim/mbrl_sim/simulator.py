@@ -46,11 +46,9 @@ class Simulator(Drawing):
         self, task: MujocoTask, seed: int | None = None, image_size: int = 0, camera: str = ""
     ) -> None:
         self.task = task
-        model = _load(task)
-        # Otherwise MuJoCo answers a bad state by silently going back to its initial one.
-        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        model = load_model(task)
         super().__init__(model, mujoco.MjData(model), image_size, camera)
-        self._substeps = self._check()
+        self._substeps = physics_steps(task, model)
         self._gear = self.model.actuator_gear[:, 0].copy()
         self._after_step = getattr(task, "after_step", None)
         self._warnings = self.data.warning.number  # a view
@@ -87,7 +85,7 @@ class Simulator(Drawing):
         if self.goal is not None and initial_state is None:
             self.goal.rest()
         mujoco.mj_forward(self.model, self.data)
-        self._observation = self.task.observe(self.model, self.data)
+        self._observation = self.task.observe(self.data.qpos, self.data.qvel)
         return self._observation.copy()
 
     def step(self, action: ArrayLike) -> StepResult:
@@ -104,7 +102,7 @@ class Simulator(Drawing):
         fault = ""
         for _ in range(self.task.action_repeat):
             fault = self._advance(self._substeps)
-            observation = self.task.observe(self.model, self.data)
+            observation = self.task.observe(self.data.qpos, self.data.qvel)
             if not fault and not np.isfinite(observation).all():
                 fault = "an observation is not finite"
             if fault:
@@ -151,7 +149,7 @@ class Simulator(Drawing):
         """Simulate physics steps without observing or rewarding them; the fault, if any."""
         self.data.ctrl[:] = np.asarray(action, dtype=np.float64) / self._gear
         fault = self._advance(steps)
-        observation = self.task.observe(self.model, self.data)
+        observation = self.task.observe(self.data.qpos, self.data.qvel)
         if not fault and not np.isfinite(observation).all():
             fault = "an observation is not finite"
         if not fault:
@@ -165,7 +163,7 @@ class Simulator(Drawing):
         else:
             for _ in range(steps):
                 mujoco.mj_step(self.model, self.data)
-                self._after_step(self.model, self.data)
+                self._after_step(self.data.qpos, self.data.qvel, self.model.opt.timestep)
         if self._warnings.any():
             return next(text for kind, text in _FAULTS.items() if self._warnings[kind])
         return ""
@@ -175,29 +173,41 @@ class Simulator(Drawing):
         scaled = self.task.spec.scale_action(action)[None]
         return float(self.task.frame_reward(frames[:-1], scaled, frames[1:]).sum())
 
-    def _check(self) -> int:
-        """Physics steps in a frame."""
-        spec, model = self.task.spec, self.model
-        substeps = round(self.task.frame / model.opt.timestep) if model.opt.timestep > 0 else 0
-        if substeps < 1 or abs(substeps * model.opt.timestep - self.task.frame) > 1e-9:
-            raise UserError(
-                f"the frame of task '{spec.task}' is {self.task.frame} s, but must be a multiple of "
-                f"the timestep of its MJCF, {model.opt.timestep} s"
-            )
-        limits = model.actuator_ctrlrange * model.actuator_gear[:, :1]
-        if limits.shape[0] != spec.action_dim or not np.allclose(
-            limits, np.stack([spec.action_low, spec.action_high], axis=-1)
-        ):
-            raise UserError(
-                f"the action limits of task '{spec.task}' must be gear x ctrlrange of its MJCF, "
-                f"{limits.tolist()}"
-            )
-        return substeps
 
+def load_model(task: MujocoTask) -> mujoco.MjModel:
+    """The MJCF of a task.
 
-def _load(task: MujocoTask) -> mujoco.MjModel:
+    Raises:
+        UserError: it cannot be used.
+    """
     try:
-        return mujoco.MjModel.from_xml_path(str(task.mjcf))
+        model = mujoco.MjModel.from_xml_path(str(task.mjcf))
     except (ValueError, mujoco.FatalError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{task.mjcf}, the MJCF of task '{task.spec.task}', cannot be used: {why}") from None
+    # Otherwise MuJoCo answers a bad state by silently going back to its initial one.
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    return model
+
+
+def physics_steps(task: MujocoTask, model: mujoco.MjModel) -> int:
+    """Steps of the physics in a frame of a task.
+
+    Raises:
+        UserError: the MJCF contradicts the task.
+    """
+    spec, timestep = task.spec, model.opt.timestep
+    steps = round(task.frame / timestep) if timestep > 0 else 0
+    if steps < 1 or abs(steps * timestep - task.frame) > 1e-9:
+        raise UserError(
+            f"the frame of task '{spec.task}' is {task.frame} s, but must be a multiple of "
+            f"the timestep of its MJCF, {timestep} s"
+        )
+    limits = model.actuator_ctrlrange * model.actuator_gear[:, :1]
+    if limits.shape[0] != spec.action_dim or not np.allclose(
+        limits, np.stack([spec.action_low, spec.action_high], axis=-1)
+    ):
+        raise UserError(
+            f"the action limits of task '{spec.task}' must be gear x ctrlrange of its MJCF, {limits.tolist()}"
+        )
+    return steps

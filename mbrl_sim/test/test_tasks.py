@@ -56,7 +56,21 @@ def test_pose_shows_what_was_observed(task):
     simulator = Simulator(task, seed=1)
     obs = simulator.reset()
     simulator.reset(initial_state=[*task.pose(obs), *simulator.qvel])
-    assert_allclose(task.observe(simulator.model, simulator.data), obs, atol=1e-12)
+    assert_allclose(task.observe(simulator.qpos, simulator.qvel), obs, atol=1e-12)
+
+
+def test_an_observation_tells_the_state_that_it_was_made_of(task):
+    obs = observations(task)
+    assert_allclose(task.observe(task.pose(obs), task.motion(obs)), obs, atol=1e-12)
+    tensor = torch.tensor(obs)
+    assert_allclose(task.observe(task.pose(tensor).numpy(), task.motion(tensor).numpy()), obs, atol=1e-12)
+
+
+def test_many_are_observed_at_once_as_each_by_itself(task):
+    obs = observations(task)
+    qpos, qvel = task.pose(obs), task.motion(obs)
+    each = [task.observe(position, velocity) for position, velocity in zip(qpos, qvel, strict=True)]
+    assert_allclose(task.observe(qpos, qvel), each, atol=1e-12)
 
 
 def test_points_are_where_the_simulator_has_them(task):

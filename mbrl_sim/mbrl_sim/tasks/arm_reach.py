@@ -78,10 +78,10 @@ class ArmReach(MujocoTask):
         qpos = np.concatenate([HOME + 0.02 * rng.standard_normal(_ARM), way * np.cos(phase)])
         return qpos, np.concatenate([np.zeros(_ARM), -ANGULAR_FREQUENCY * way * np.sin(phase)])
 
-    def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+    def observe(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float64]:
         """As the class says."""
-        goal = data.qpos[_ARM:] + CENTRE
-        return np.concatenate([data.qpos[:_ARM], data.qvel[:_ARM], goal, data.qvel[_ARM:]])
+        goal = qpos[..., _ARM:] + CENTRE
+        return np.concatenate([qpos[..., :_ARM], qvel[..., :_ARM], goal, qvel[..., _ARM:]], axis=-1)
 
     def distance(self, obs: Array) -> Array:
         """From the tool's tip to the goal [...], in m."""
@@ -112,6 +112,10 @@ class ArmReach(MujocoTask):
         xp = array_namespace(obs)
         centre = xp.asarray(CENTRE, dtype=obs.dtype)
         return xp.concat([obs[..., :_ARM], _goal(obs) - centre], axis=-1)
+
+    def motion(self, obs: Array) -> Array:
+        """Speeds of the joints, and of the goal."""
+        return array_namespace(obs).concat([obs[..., _ARM : 2 * _ARM], obs[..., -3:]], axis=-1)
 
     def points(self, obs: Array) -> Array:
         """The tool's tip, the goal, the wrist and the elbow."""

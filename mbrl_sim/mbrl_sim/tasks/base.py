@@ -31,8 +31,9 @@ class MujocoTask:
     period. A planner sees only the ends of a period, so `reward` takes its last frame for all of them.
 
     Observations are [..., D] in SI units, actions [..., A] scaled to [-1, 1]; numpy or torch alike.
-    A task may also define `after_step(model, data)`, called after each physics step, and `success(obs)`:
-    whether its aim is met, bool [...], by which a run is judged.
+    A task may also define `after_step(qpos, qvel, timestep)`, called after each physics step, which changes
+    positions [..., nq] and velocities [..., nv] in place, and `success(obs)`: whether its aim is met, bool
+    [...], by which a run is judged.
 
     Args:
         action_repeat: frames in a control period; None = as the task says. `max_steps` is scaled with it, so
@@ -68,8 +69,8 @@ class MujocoTask:
         """Draw where an episode begins."""
         raise NotImplementedError
 
-    def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
-        """Observation [D] of a mujoco.MjModel and its MjData, from qpos and qvel alone."""
+    def observe(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Observation [..., D] of positions [..., nq] and velocities [..., nv]."""
         raise NotImplementedError
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
@@ -93,6 +94,10 @@ class MujocoTask:
 
     def pose(self, obs: Array) -> Array:
         """Qpos [..., nq] that looks like an observation, to draw what was recorded or predicted."""
+        raise NotImplementedError
+
+    def motion(self, obs: Array) -> Array:
+        """Qvel [..., nv] of an observation; with `pose`, the state that a model in MuJoCo begins with."""
         raise NotImplementedError
 
     def points(self, obs: Array) -> Array:

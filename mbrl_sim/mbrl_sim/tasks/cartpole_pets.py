@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,10 @@ class CartpolePets(MujocoTask):
         """Near the middle, the pole nearly hanging, both moving a little."""
         return 0.1 * rng.standard_normal(2), 0.1 * rng.standard_normal(2)
 
-    def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+    def observe(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float64]:
         """As the class says: angles as cosine and sine."""
-        (position, angle), (speed, turn) = data.qpos.tolist(), data.qvel.tolist()
-        return np.array([position, math.cos(angle), math.sin(angle), speed, turn])
+        position, angle = qpos[..., :1], qpos[..., 1:]
+        return np.concatenate([position, np.cos(angle), np.sin(angle), qvel], axis=-1)
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """Nearness of the pole's tip to its goal, less the price of the control."""
@@ -58,6 +57,10 @@ class CartpolePets(MujocoTask):
         """Cart position and angle."""
         xp = array_namespace(obs)
         return xp.stack([obs[..., 0], xp.atan2(obs[..., 2], obs[..., 1])], axis=-1)
+
+    def motion(self, obs: Array) -> Array:
+        """Speeds of the cart and of the angle."""
+        return obs[..., 3:]
 
     def points(self, obs: Array) -> Array:
         """The tip of the pole, and the cart."""

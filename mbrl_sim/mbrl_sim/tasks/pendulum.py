@@ -39,18 +39,15 @@ class Pendulum(MujocoTask):
         """Anywhere on the circle, turning at up to 1 rad/s."""
         return rng.uniform(-math.pi, math.pi, 1), rng.uniform(-1.0, 1.0, 1)
 
-    def after_step(self, model: Any, data: Any) -> None:
+    def after_step(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64], timestep: float) -> None:
         """Limit the speed before it moves the rod, as Gymnasium does."""
-        speed = data.qvel[0]
-        if abs(speed) > MAX_SPEED:
-            limited = math.copysign(MAX_SPEED, speed)
-            data.qpos[0] += (limited - speed) * model.opt.timestep
-            data.qvel[0] = limited
+        limited = qvel.clip(-MAX_SPEED, MAX_SPEED)
+        qpos += (limited - qvel) * timestep
+        qvel[...] = limited
 
-    def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+    def observe(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float64]:
         """As the class says: angles as cosine and sine."""
-        angle = float(data.qpos[0])
-        return np.array([math.cos(angle), math.sin(angle), data.qvel[0]])
+        return np.concatenate([np.cos(qpos), np.sin(qpos), qvel], axis=-1)
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """Minus the cost of the state before the step and of the torque."""
@@ -61,6 +58,10 @@ class Pendulum(MujocoTask):
     def pose(self, obs: Array) -> Array:
         """The angle."""
         return array_namespace(obs).atan2(obs[..., 1:2], obs[..., 0:1])
+
+    def motion(self, obs: Array) -> Array:
+        """The angular velocity."""
+        return obs[..., 2:]
 
     def points(self, obs: Array) -> Array:
         """The tip of the rod."""

@@ -39,10 +39,9 @@ class PendulumSwingup(MujocoTask):
         """Anywhere on the circle, at rest."""
         return rng.uniform(-math.pi, math.pi, 1), np.zeros(1)
 
-    def observe(self, model: Any, data: Any) -> NDArray[np.float64]:
+    def observe(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float64]:
         """As the class says: angles as cosine and sine."""
-        angle = float(data.qpos[0])
-        return np.array([math.cos(angle), math.sin(angle), data.qvel[0]])
+        return np.concatenate([np.cos(qpos), np.sin(qpos), qvel], axis=-1)
 
     def frame_reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """1 if the frame ends upright."""
@@ -51,6 +50,10 @@ class PendulumSwingup(MujocoTask):
     def pose(self, obs: Array) -> Array:
         """The angle."""
         return array_namespace(obs).atan2(obs[..., 1:2], obs[..., 0:1])
+
+    def motion(self, obs: Array) -> Array:
+        """The angular velocity."""
+        return obs[..., 2:]
 
     def points(self, obs: Array) -> Array:
         """The weight at the end of the rod."""
