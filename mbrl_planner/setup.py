@@ -24,6 +24,7 @@ setup(
             "mba = mbrl_planner.agents.mba:MBA",
             "mbmf = mbrl_planner.agents.mbmf:MBMF",
             "mbpo = mbrl_planner.agents.mbpo:MBPO",
+            "muzero = mbrl_planner.agents.muzero:MuZero",
             "mve = mbrl_planner.agents.mve:MVE",
             "pg = mbrl_planner.agents.pg:PG",
             "sac = mbrl_planner.agents.sac:SAC",
@@ -33,6 +34,7 @@ setup(
         "mbrl.planners": [
             "cem = mbrl_planner.planners.cem:CEM",
             "icem = mbrl_planner.planners.icem:ICEM",
+            "mcts = mbrl_planner.planners.mcts:MCTS",
             "mppi = mbrl_planner.planners.mppi:MPPI",
             "pddm = mbrl_planner.planners.pddm:PDDM",
             "random_shooting = mbrl_planner.planners.random_shooting:RandomShooting",
