@@ -17,6 +17,7 @@ setup(
         ],
         "mbrl.models": [
             "ensemble = mbrl_dynamics.models.ensemble:Ensemble",
+            "residual = mbrl_dynamics.models.residual:Residual",
             "rssm = mbrl_dynamics.models.rssm:RSSM",
             "tabular = mbrl_dynamics.models.tabular:Tabular",
             "tdmpc = mbrl_dynamics.models.tdmpc:LatentDynamics",

@@ -21,6 +21,10 @@ setup(
             "driver_node = mbrl_sim.ros.driver_node:main",
             "sim_node = mbrl_sim.ros.sim_node:main",
         ],
+        "mbrl.models": [
+            "physics = mbrl_sim.models.physics:FittedPhysics",
+            "simulator = mbrl_sim.models.simulator:SimulatorModel",
+        ],
         "mbrl.tasks": [
             "arm_reach = mbrl_sim.tasks.arm_reach:ArmReach",
             "arm_reach_obstacle = mbrl_sim.tasks.arm_reach_obstacle:ArmReachObstacle",

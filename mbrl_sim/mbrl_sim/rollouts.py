@@ -25,7 +25,6 @@ class Rollouts:
 
     Args:
         task: what to simulate.
-        threads: of the pool, which lives as long as this; 1 = the caller's own thread.
 
     Attributes:
         model: its MJCF. Futures may be those of changed copies of it.
@@ -35,7 +34,7 @@ class Rollouts:
         UserError: the MJCF cannot be used, contradicts the task, or has a state beside these.
     """
 
-    def __init__(self, task: MujocoTask, threads: int = 1) -> None:
+    def __init__(self, task: MujocoTask) -> None:
         self.task, self.model = task, load_model(task)
         self._steps = physics_steps(task, self.model) * task.action_repeat  # of the physics in a period
         self._gear = self.model.actuator_gear[:, 0].copy()
@@ -45,8 +44,14 @@ class Rollouts:
                 f"the MJCF of task '{task.spec.task}' has a state beside positions and velocities "
                 "(activations, for example), which no observation tells"
             )
-        self._workers = [mujoco.MjData(self.model) for _ in range(threads)]
-        self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._workers: list[mujoco.MjData] = []
+        self.use(1)
+
+    def use(self, threads: int) -> None:
+        """Simulate in so many threads from now on, which are kept; 1 = the caller's own."""
+        if threads != len(self._workers):
+            self._workers = [mujoco.MjData(self.model) for _ in range(threads)]
+            self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
 
     def __call__(self, start: Array, actions: Array, models: Sequence[mujoco.MjModel] = ()) -> Array:
         """States [M, H, S] at the ends of control periods; not a number from a fault of the physics on.

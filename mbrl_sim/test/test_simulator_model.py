@@ -100,13 +100,13 @@ def test_threads_and_neighbours_change_nothing(threads):
     task = CartpoleSwingup()
     obs = torch.tensor(played(task)[0][:3])
     plans = torch.rand(3, 7, 12, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    many = SimulatorModel(task.spec)
+    state = many.observe(None, None, {"vector": obs})
     torch.set_num_threads(threads)
     try:
-        many = SimulatorModel(task.spec)
+        all_at_once = many.imagine(state, plans, keep=("obs",)).obs
     finally:
         torch.set_num_threads(1)
-    state = many.observe(None, None, {"vector": obs})
-    all_at_once = many.imagine(state, plans, keep=("obs",)).obs
     for b in range(3):
         for n in range(7):
             alone = WorldState(state.physics[b : b + 1])

@@ -267,7 +267,8 @@ class Ensemble(nn.Module):
         """
         shape, size = state.obs.shape[:-1], self.spec.observation_dim
         obs = state.obs.reshape(-1, size)
-        inputs = torch.cat([obs, action.reshape(len(obs), -1)], dim=-1)
+        action = action.reshape(len(obs), -1)
+        inputs = torch.cat([obs, action], dim=-1)
         inputs, net = inputs.expand(self.elites, -1, -1), self._predictor()
         delta, std = (net.mean(inputs), None) if noise is None else net(inputs)
         disagreement = (delta[..., :size].std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
@@ -282,7 +283,7 @@ class Ensemble(nn.Module):
             if std is not None:
                 drawn = torch.randn(change.shape, generator=noise, device=obs.device)
                 change = change + std[member, rows] * drawn
-        after = self.project(obs + change[:, :size]).reshape(*shape, size)
+        after = self.project(self.origin(obs, action) + change[:, :size]).reshape(*shape, size)
         return Prediction(
             EnsembleState(after, state.member),
             after,
@@ -327,6 +328,10 @@ class Ensemble(nn.Module):
             with torch.no_grad():
                 self._folded = Predictor(self)
         return self._folded
+
+    def origin(self, obs: Tensor, action: Tensor) -> Tensor:
+        """What a predicted change is added to [M, D]: the observation itself."""
+        return obs
 
     def project(self, obs: Tensor) -> Tensor:
         """Put predicted (cos, sin) pairs back on the unit circle."""

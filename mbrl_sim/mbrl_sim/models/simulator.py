@@ -67,7 +67,7 @@ class SimulatorModel(nn.Module):
         ).dynamics_hash
         if ours != spec.dynamics_hash:
             raise UserError(f"the dynamics of task '{self.task.spec.task}' are not those of the world's spec")
-        self.rollouts = Rollouts(self.task, torch.get_num_threads())
+        self.rollouts = Rollouts(self.task)
         try:
             self.rollouts.restore(np.zeros(spec.observation_dim))
         except NotImplementedError:
@@ -175,6 +175,7 @@ class SimulatorModel(nn.Module):
         """States [..., H, S] from states [..., S] under scaled actions [..., H, A]."""
         shape = (*physics.shape[:-1], *actions.shape[-2:])
         si = self.spec.unscale_action(_array(actions)).reshape(-1, *shape[-2:])
+        self.rollouts.use(torch.get_num_threads())  # of the caller: who judges or trains may have one alone
         start, worlds = _array(physics).reshape(len(si), -1), self.worlds()
         which = [] if member is None or len(worlds) == 1 else [worlds[i] for i in member.flatten().tolist()]
         return self.rollouts(start, si, which or [worlds[0]] * len(si)).reshape(*shape[:-1], -1)
