@@ -309,7 +309,7 @@ def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matc
         ({"model": "nope"}, "unknown model 'nope'; valid: .*ensemble"),
         (
             {"task": "gymnasium/CartPole-v1"},
-            "planner 'icem' needs continuous actions.*'random_shooting' takes",
+            "planner 'icem' needs continuous actions.*'random_shooting' and 'mcts' take",
         ),
         ({"agent": "nope"}, "unknown agent 'nope'; valid: .*mbpo, mpc, .*sac"),
         ({"agent": "mbop"}, "did you mean 'mbpo'"),

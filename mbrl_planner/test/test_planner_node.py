@@ -287,8 +287,11 @@ def test_compute_plan(client):
 
 
 def test_a_planners_parameters_change_at_run_time_and_the_nodes_do_not(client):
-    def set_parameter(name: str, value: int) -> Any:
-        given = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
+    def set_parameter(name: str, value: int | list[str]) -> Any:
+        if isinstance(value, list):
+            given = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=value)
+        else:
+            given = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
         request = SetParameters.Request(parameters=[Parameter(name=name, value=given)])
         return client.me.call(SetParameters, "planner_node/set_parameters", request).results[0]
 
@@ -299,6 +302,12 @@ def test_a_planners_parameters_change_at_run_time_and_the_nodes_do_not(client):
     assert client.me.call(ComputePlan, "compute_plan", request).plan.horizon == 5
     assert "greater than or equal to 1" in set_parameter("icem.horizon", 0).reason
     assert not set_parameter("seed", 3).successful
+    assert "elites is 999, but must be at most" in set_parameter("icem.elites", 999).reason
+    assert "unknown observation element 'angel'" in set_parameter("icem.constraints", ["angel<1"]).reason
+    assert client.me.call(ComputePlan, "compute_plan", request).plan.horizon == 5
+    assert set_parameter("icem.constraints", ["velocity<7.5"]).successful
+    assert client.me.call(ComputePlan, "compute_plan", request).error_code == ComputePlan.Response.OK
+    assert set_parameter("icem.constraints", []).successful
     assert set_parameter("icem.horizon", 8).successful
 
 

@@ -373,7 +373,7 @@ def test_planners_of_continuous_actions_say_so(planner):
     name = planner.__name__.lower()
     assert str(error.value) == (
         f"planner '{name}' needs continuous actions, but those of task 'point_mass' are discrete; "
-        "'random_shooting' takes them"
+        "'random_shooting' and 'mcts' take them"
     )
 
 

@@ -37,14 +37,13 @@ class MPPI(SamplingPlanner):
         """The mean itself and perturbations of it."""
         batch, horizon, width = search.mean.shape
         draw = colored_noise((batch, self.config.candidates - 1, width), horizon, self.config.color, noise)
-        perturbed = search.mean[:, None] + search.std[:, None] * draw.movedim(-1, -2)
-        return torch.cat([search.mean[:, None], perturbed.clamp(-1.0, 1.0)], dim=1)
+        mean, std = search.mean.mT[:, None], search.std.mT[:, None]
+        return torch.cat([mean, torch.addcmul(mean, std, draw).clamp_(-1.0, 1.0)], dim=1).mT
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
         """The weighted mean of the clipped plans (equation 26)."""
         weights = soft_weights(scored.returns, self.config.temperature)
-        mean = (weights[..., None, None] * scored.actions).sum(1)
-        return mean, search.std, None
+        return torch.einsum("bn,bnha->bha", weights, scored.actions), search.std, None
 
     def answer(self, search: Search) -> Tensor:
         """The weighted mean."""

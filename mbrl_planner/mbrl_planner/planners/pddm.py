@@ -48,12 +48,13 @@ class PDDM(SamplingPlanner):
         """Perturbations of the mean (equations 4 and 5)."""
         batch, horizon, width = search.mean.shape
         draw = filtered_noise((batch, self.config.candidates, width), horizon, self.config.beta, noise)
-        return (search.mean[:, None] + search.std[:, None] * draw.movedim(-1, -2)).clamp(-1.0, 1.0)
+        perturbed = torch.addcmul(search.mean[:, None], search.std[:, None], draw.movedim(-1, -2))
+        return perturbed.clamp_(-1.0, 1.0)
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:
         """The mean of the clipped plans, weighted by their returns (equation 3)."""
         weights = soft_weights(scored.returns, 1.0 / self.config.gamma)
-        return (weights[..., None, None] * scored.actions).sum(1), search.std, None
+        return torch.einsum("bn,bnha->bha", weights, scored.actions), search.std, None
 
     def answer(self, search: Search) -> Tensor:
         """The weighted mean."""

@@ -111,7 +111,7 @@ class SamplingPlanner:
         if (DISCRETE if spec.discrete else CONTINUOUS) not in self.kinds:
             raise UserError(
                 f"planner '{name}' needs continuous actions, but those of task '{spec.task}' are discrete; "
-                f"'random_shooting' takes them"
+                f"'random_shooting' and 'mcts' take them"
             )
         between = self.config.interpolation
         if spec.discrete and self.config.knots and between != "hold":
