@@ -65,8 +65,8 @@ def test_a_file_imports_only_what_its_place_allows(file: Path) -> None:
         assert not names & ROS, "ROS is imported only below ros/"
     if package != "mbrl_sim":
         assert not names & {"mujoco", "dm_control"}, "MuJoCo is imported only in mbrl_sim"
-    if package == "mbrl_sim":
-        assert "torch" not in names, "the simulator never loads torch"
+    if package == "mbrl_sim" and file.parent.name != "models":
+        assert "torch" not in names, "the simulator never loads torch; only the models that wrap it do"
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)

@@ -99,7 +99,7 @@ def recover(seed: int, folder: Path) -> list[dict[str, float | str | int]]:
         {
             "seed": seed,
             "parameter": name,
-            "nominal": next(p.nominal for p in model.parameters if p.name == name),
+            "nominal": next(p.nominal for p in model.fitted if p.name == name),
             "true": true,
             "found": told[name],
             "standard_error": told[f"{name}:error"],

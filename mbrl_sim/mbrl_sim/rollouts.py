@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +105,11 @@ class Rollouts:
 
     def _step_by_step(self, worlds: list[mujoco.MjModel], begin: Array, control: Array) -> Array:
         """As `_roll`, with what the task does after each step."""
-        path, (positions, timestep) = [], (1 + self.model.nq, self.model.opt.timestep)
+        path = []
+        after_step: Any = getattr(self.task, "after_step")  # noqa: B009  (not every task has it)
         for step in range(control.shape[1]):
             begin = self._roll(worlds, begin, np.ascontiguousarray(control[:, step : step + 1]))[:, 0]
-            self.task.after_step(begin[:, 1:positions], begin[:, positions:], timestep)  # type: ignore[attr-defined]
+            qpos, qvel = begin[:, 1 : 1 + self.model.nq], begin[:, 1 + self.model.nq :]
+            after_step(qpos, qvel, self.model.opt.timestep)
             path.append(begin)
         return np.stack(path, axis=1)

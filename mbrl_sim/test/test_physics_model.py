@@ -44,7 +44,7 @@ def found(tmp_path_factory):
 @pytest.mark.learning
 def test_masses_and_damping_are_found_from_noisy_motion(found):
     """Within 2 %, from 20 s. Two mutations that make it fail, both tried: the first states are believed as
-    they were seen; and each difference is the one to the right, across whatever jump.
+    they were seen; and inertias do not follow masses.
     """
     assert [row["parameter"] for row in found] == 3 * list(ALL)
     for row in found:
@@ -149,7 +149,7 @@ def test_the_slopes_are_those_of_the_simulation():
     _, slopes = shooting.linearise(x, np.ones(3), free=False)
     for i, move in enumerate(1e-5 * np.eye(2)):
         high, low = (shooting.linearise(x + sign * move, np.ones(3), False)[0] for sign in (1, -1))
-        assert_allclose(slopes[:, i], (high - low) / 2e-5, atol=2e-3)
+        assert_allclose(slopes[:, i], (high - low) / 2e-5, atol=5e-3)
 
 
 def test_a_copy_is_changed_and_the_mjcf_is_not():

@@ -74,7 +74,7 @@ def test_contract():
 
 
 def test_it_predicts_what_the_simulator_does(task):
-    """All tasks, among them the goal's motion of the arm, and the pendulum's limit of speed."""
+    """All tasks, among them the motion of the arm's goal."""
     obs, actions = played(task)
     model = SimulatorModel(task.spec)
     plan = torch.from_numpy(task.spec.scale_action(actions))[None, None]
@@ -93,6 +93,17 @@ def test_a_cart_meets_the_end_of_its_rail_as_in_the_simulator():
     state = model.observe(None, None, {"vector": torch.from_numpy(obs[0])[None]})
     rollout = model.imagine(state, torch.ones(1, 1, 60, 1, dtype=torch.double), keep=("obs",))
     assert_allclose(rollout.obs[0, 0, 0].numpy(), obs, rtol=0, atol=1e-6)
+
+
+def test_a_pendulum_is_kept_from_turning_faster_than_in_the_simulator():
+    task = Pendulum()
+    simulator = Simulator(task)
+    obs = [simulator.reset(initial_state=[1.0, 7.0]), *(simulator.step([2.0]).observation for _ in range(20))]
+    assert max(seen[2] for seen in obs) == 8.0
+    model = SimulatorModel(task.spec)
+    state = model.observe(None, None, {"vector": torch.from_numpy(obs[0])[None]})
+    rollout = model.imagine(state, torch.ones(1, 1, 20, 1, dtype=torch.double), keep=("obs",))
+    assert_allclose(rollout.obs[0, 0, 0].numpy(), obs, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

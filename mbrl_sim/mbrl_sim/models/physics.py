@@ -76,8 +76,8 @@ class FittedPhysics(SimulatorModel):
         task: MujocoTask | None = None,
     ) -> None:
         super().__init__(spec, config, seed=seed, task=task)
-        self.parameters = choose(self.rollouts.model, self.config.parameters, self.task.goal)
-        start = torch.tensor([parameter.start for parameter in self.parameters], dtype=torch.double)
+        self.fitted = choose(self.rollouts.model, self.config.parameters, self.task.goal)
+        start = torch.tensor([parameter.start for parameter in self.fitted], dtype=torch.double)
         self.register_buffer("draws", start.repeat(self.config.particles, 1))
         self.register_buffer("scale", torch.ones(spec.observation_dim))
         self._seed = seed
@@ -86,7 +86,7 @@ class FittedPhysics(SimulatorModel):
     def worlds(self) -> Sequence[Any]:
         """The MJCF with the parameters of each member."""
         if not self._worlds:
-            self._worlds = [changed(self.rollouts.model, self.parameters, x) for x in self.draws.numpy()]
+            self._worlds = [changed(self.rollouts.model, self.fitted, x) for x in self.draws.numpy()]
         return self._worlds
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -121,7 +121,7 @@ class FittedPhysics(SimulatorModel):
             if time.monotonic() - begin > budget.seconds:
                 raise StopIteration
 
-        shooting = Shooting(self.rollouts, self.parameters, segments, self.scale.double().numpy())
+        shooting = Shooting(self.rollouts, self.fitted, segments, self.scale.double().numpy())
         found = shooting.fit(self.draws[0].numpy().copy(), min(budget.steps, _EVALUATIONS), watch)
         self._draw(found)
         return {
@@ -150,7 +150,7 @@ class FittedPhysics(SimulatorModel):
         root = vectors * np.sqrt(values.clip(min=0.0))
         rng = np.random.default_rng(self._seed)
         others = found.x + rng.standard_normal((self.config.particles - 1, len(found.x))) @ root.T
-        lowest = np.array([parameter.lowest for parameter in self.parameters])
+        lowest = np.array([parameter.lowest for parameter in self.fitted])
         self.draws.copy_(torch.from_numpy(np.maximum(np.concatenate([found.x[None], others]), lowest)))
         self._worlds = []
 
@@ -158,9 +158,7 @@ class FittedPhysics(SimulatorModel):
         """Values and standard errors, by name."""
         told: Metrics = {}
         deviations = np.sqrt(np.diag(found.covariance))
-        for parameter, x, deviation in zip(
-            self.parameters, found.x.tolist(), deviations.tolist(), strict=True
-        ):
+        for parameter, x, deviation in zip(self.fitted, found.x.tolist(), deviations.tolist(), strict=True):
             told[parameter.name] = parameter.value(x)
             told[f"{parameter.name}:error"] = parameter.error(x, deviation)
         return told

@@ -150,20 +150,11 @@ class Shooting:
         )
 
     def _differences(self, x: Array, states: int) -> tuple[Array, Array]:
-        """What is missed [M, L + 1, D], and its slopes in n parameters and some states [..., n + states] SI.
-
-        Where a contact begins a step sooner or later, a simulation jumps, and a difference across the jump
-        would be a huge slope: of the differences to either side the smaller one is taken.
-        """
+        """What is missed [M, L + 1, D] SI, and its slopes in parameters and states [..., n + states]."""
         width = len(x) + states
-        moves = np.concatenate([np.zeros((1, width)), np.eye(width), -np.eye(width)]) * _WIDTH
-        moved = x + moves[:, : len(x)]
-        obs = self._simulate(moved, moves[:, len(x) :])
-        after, before = (obs[1 : width + 1] - obs[0]) / _WIDTH, (obs[0] - obs[width + 1 :]) / _WIDTH
-        outside = (moved < self._lowest).any(1)[width + 1 :]
-        smaller = (np.abs(after) < np.abs(before)) | outside[:, None, None, None]
-        slopes = np.moveaxis(np.where(smaller, after, before), 0, -1)
-        return obs[0] - self._segments.seen, slopes
+        moves = np.concatenate([np.zeros((1, width)), _WIDTH * np.eye(width)])
+        at, *beside = self._simulate(x + moves[:, : len(x)], moves[:, len(x) :])
+        return at - self._segments.seen, (np.stack(beside, axis=-1) - at[..., None]) / _WIDTH
 
     def _simulate(self, x: Array, shifts: Array) -> Array:
         """Observations [J, M, L + 1, D] with parameters [J, n] and first states shifted by [J, 0 or S]."""
