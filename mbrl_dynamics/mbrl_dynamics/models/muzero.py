@@ -71,7 +71,9 @@ class MuZeroNetworks(nn.Module):
         self.representation = NormedMLP(observations, hidden, latent)
         self.dynamics = NormedMLP(latent + actions, hidden, latent + bins)
         self.prediction = NormedMLP(latent, hidden, actions + bins, zero=True)
-        nn.init.zeros_(self.dynamics.layers[-1].weight[latent:])  # the rewards start at zero
+        last = self.dynamics.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight[latent:])  # the rewards start at zero
 
     def represent(self, obs: Tensor) -> Tensor:
         """Latent [..., Z] of observations [..., D] as standard scores."""

@@ -51,6 +51,13 @@ class MuZeroConfig(PolicyConfig):
         float, Field(gt=0, description="weight of values in the improved policy, c_scale [1]")
     ] = 0.1
 
+    exploration: Annotated[
+        float, Field(ge=0, le=1, description="share of random actions when exploring [1]")
+    ] = 0.1
+    uniform: Annotated[
+        float, Field(ge=0, lt=1, description="share of the uniform policy in the policy's target [1]")
+    ] = 0.05
+
     batch_size: Annotated[int, Field(ge=1, description="slices a gradient step [1]")] = 64
     unroll: Annotated[
         int, Field(ge=1, description="steps that the model is unrolled in training [steps]")
@@ -112,6 +119,7 @@ class MuZero(PolicyAgent):
 
     Config = MuZeroConfig
     kinds = (DISCRETE,)
+    one_hot: Tensor
 
     def __init__(self, spec: Spec, config: Any = None, *, seed: int = 0, device: str = "cpu") -> None:
         super().__init__(spec, config, seed=seed, device=device)
@@ -134,8 +142,12 @@ class MuZero(PolicyAgent):
         if pending is not None:
             for action in pending.to(self.device).unbind(1):
                 latent = self.slow.next(latent, action)[0]
-        found = self.think(latent, self.noise if explore else None)
-        return self.one_hot[found.action].unsqueeze(1), carry
+        action = self.think(latent, self.noise if explore else None).action
+        if explore:
+            wild = torch.rand(len(action), generator=self.noise, device=self.device) < self.config.exploration
+            other = torch.randint(len(self.one_hot), wild.shape, generator=self.noise, device=self.device)
+            action = torch.where(wild, other, action)
+        return self.one_hot[action].unsqueeze(1), carry
 
     def think(self, latent: Tensor, noise: torch.Generator | None) -> Found:
         """Search from latents [B, Z]."""
@@ -215,11 +227,18 @@ class MuZero(PolicyAgent):
             action=torch.where(valid[..., None], future.action.transpose(0, 1)[:steps], self.one_hot[other]),
             reward=torch.where(known, reward, 0.0),
             reward_weight=(known | absorbing[:-1]).float(),
-            policy=found.policy.unflatten(0, real.shape),
+            policy=self.softened(found.policy).unflatten(0, real.shape),
             policy_weight=real.float(),
             value=torch.where(value_known, value, 0.0),
             value_weight=(value_known | absorbing).float(),
         )
+
+    def softened(self, policy: Tensor) -> Tensor:
+        """A policy [..., A] with a share of the uniform one.
+
+        A prior that is so sure that no search can overturn it would stay as it is, right or wrong.
+        """
+        return torch.lerp(policy, torch.full_like(policy, 1.0 / policy.shape[-1]), self.config.uniform)
 
     def returns(self, future: Future) -> Tensor:
         """Sum of n discounted rewards and the value then, at each position [unroll + 1, B]; NaN = unknown.

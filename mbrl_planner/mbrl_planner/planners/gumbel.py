@@ -93,9 +93,9 @@ class GumbelSearch:
             path = tree.descend(gumbel, plan[:, i])
             rows, nodes, actions = (torch.from_numpy(x).to(device) for x in path.end)
             tree.grow(path, expand(tree.states[nodes, rows], actions))
-        visits, rows = tree.count[:, 0], np.arange(len(gumbel))
+        visits, roots = tree.count[:, 0], np.arange(len(gumbel))
         best = tree.root_choice(gumbel, visits.max(-1))
-        found = (best, tree.policy(rows, 0), tree.value(rows, 0), visits)
+        found = (best, tree.policy(roots, 0), tree.value(roots, 0), visits)
         return Found(*(torch.from_numpy(x).to(device, _kind(x)) for x in found))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -124,7 +123,7 @@ class MCTS:
         self.check(model.spec)
         noise = torch.default_generator if noise is None else noise
         batch = len(pytree.tree_leaves(state)[0])
-        before: Sequence[Tensor | None] = [None] * batch if guess is None else guess.shifted(shift).mean
+        before = [None] * batch if guess is None else list(guess.shifted(shift).mean)
         trees = [Tree(self.config, model, _row(state, b), before[b], heads, noise) for b in range(batch)]
         met = True
         for simulation in range(self.config.simulations):
