@@ -82,6 +82,9 @@ class SamplingPlanner:
     are hard: a candidate that breaks one in any imagined future counts only where all do, and then the one
     that breaks them least wins. With constraints the answer is the best candidate, since only candidates have
     been tried: the mean of two ways round an obstacle runs into it.
+
+    Where `aleatoric` draws outcome noise, candidates do not share it: a Model draws for all its rows from one
+    generator, and its protocol has no word for rows that belong together. More particles make up for that.
     """
 
     Config: type[SamplingConfig] = SamplingConfig
