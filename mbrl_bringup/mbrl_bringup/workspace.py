@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
+from transforms3d.euler import euler2mat
 
 from mbrl_dynamics.config import Field, config, one_of
 from mbrl_dynamics.errors import UserError
@@ -56,9 +57,10 @@ class _Joint:
     name: str
     turns: bool  # otherwise it slides
     moves: int  # index in the joint positions; -1 = it is fixed
-    rotation: Array  # [3, 3] of its origin
+    rotation: Array | None  # [3, 3] of its origin; None = as its parent
     origin: Array  # [3] [m]
     axis: Array  # [3]
+    across: Array  # [3, 3]: x @ across is axis x x, which numpy.cross takes much longer for
 
 
 class Workspace:
@@ -96,8 +98,10 @@ class Workspace:
             for joint in chain:  # from the point's link to the root
                 if joint.moves >= 0:
                     value = joints[:, joint.moves, None]
-                    point = _turned(point, joint.axis, value) if joint.turns else point + value * joint.axis
-                point = point @ joint.rotation.T + joint.origin
+                    point = _turned(point, joint, value) if joint.turns else point + value * joint.axis
+                if joint.rotation is not None:
+                    point = point @ joint.rotation.T
+                point = point + joint.origin
             found.append(point)
         return np.stack(found, axis=1)
 
@@ -119,10 +123,11 @@ class Workspace:
         return f"link '{link}' is at {'xyz'[axis]} = {value:.3f} m, not within {low:.4g} and {high:.4g}"
 
 
-def _turned(point: Array, axis: Array, angle: Array) -> Array:
-    """Points [S, 3] turned about a unit axis by angles [S, 1] (Rodrigues' formula)."""
+def _turned(point: Array, joint: _Joint, angle: Array) -> Array:
+    """Points [S, 3] turned about the joint's axis by angles [S, 1] (Rodrigues' formula)."""
     cos, sin = np.cos(angle), np.sin(angle)
-    turned: Array = cos * point + sin * np.cross(axis, point) + (1.0 - cos) * (point @ axis)[:, None] * axis
+    along = (point @ joint.axis)[:, None] * joint.axis
+    turned: Array = along + cos * (point - along) + sin * (point @ joint.across)
     return turned
 
 
@@ -164,16 +169,17 @@ def _joint(element: ElementTree.Element, joints: Sequence[str], urdf: Path) -> _
         raise UserError(
             f"a point of the workspace moves with joint '{name}', which the robot's action has not"
         )
-    roll, pitch, yaw = _vector(element, "origin", "rpy", "0 0 0")
-    about = (_rotation(2, yaw), _rotation(1, pitch), _rotation(0, roll))  # fixed axes: roll, pitch, then yaw
+    turn = _vector(element, "origin", "rpy", "0 0 0")  # about the fixed axes x, y, z, in this order
     axis = _vector(element, "axis", "xyz", "1 0 0")
+    axis = axis / np.linalg.norm(axis)
     return _Joint(
         name=name,
         turns=kind != "prismatic",
         moves=-1 if kind == "fixed" else list(joints).index(name),
-        rotation=about[0] @ about[1] @ about[2],
+        rotation=euler2mat(*turn, axes="sxyz") if turn.any() else None,
         origin=_vector(element, "origin", "xyz", "0 0 0"),
-        axis=axis / np.linalg.norm(axis),
+        axis=axis,
+        across=np.cross(axis, np.eye(3)),
     )
 
 
@@ -182,7 +188,3 @@ def _vector(element: ElementTree.Element, child: str, name: str, default: str) -
     return np.array(
         [float(word) for word in (default if found is None else found.get(name, default)).split()]
     )
-
-
-def _rotation(axis: int, angle: float) -> Array:
-    return _turned(np.eye(3), np.eye(3)[axis], np.full((3, 1), angle)).T
