@@ -33,9 +33,6 @@ from mbrl_planner.planners.gumbel import Found, GumbelSearch, Leaf, Outcome
 class MuZeroConfig(PolicyConfig):
     """Configuration of MuZero."""
 
-    replay_ratio: Annotated[
-        float, Field(gt=0, description="gradient steps a step of experience, the first ones included [1]")
-    ] = 0.25
     latent: Annotated[int, Field(ge=2, description="length of the latent [1]")] = 48
     hidden: Annotated[
         tuple[int, ...], Field(min_length=1, description="units of each network's hidden layers [1]")

@@ -36,7 +36,7 @@ class MCTSConfig:
     ] = 32
     exploration: Annotated[
         float, Field(ge=0, description="weight of what was seldom tried; values are scaled to [0, 1] [1]")
-    ] = 0.25
+    ] = 0.5
     discount: Annotated[float, Field(gt=0, le=1, description="of rewards a step later [1]")] = 1.0
     widening: Annotated[
         float, Field(gt=0, description="after n visits there are widening x n^widening_power children [1]")
