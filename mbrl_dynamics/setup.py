@@ -17,6 +17,9 @@ setup(
         ],
         "mbrl.models": [
             "ensemble = mbrl_dynamics.models.ensemble:Ensemble",
+            "gmm = mbrl_dynamics.models.gmm:GMM",
+            "gp = mbrl_dynamics.models.gp:GP",
+            "network = mbrl_dynamics.models.network:Network",
             "residual = mbrl_dynamics.models.residual:Residual",
             "rssm = mbrl_dynamics.models.rssm:RSSM",
             "tabular = mbrl_dynamics.models.tabular:Tabular",

@@ -33,7 +33,10 @@ setup(
         ],
         "mbrl.planners": [
             "cem = mbrl_planner.planners.cem:CEM",
+            "gradient = mbrl_planner.planners.gradient:Gradient",
             "icem = mbrl_planner.planners.icem:ICEM",
+            "ilqr = mbrl_planner.planners.ilqr:ILQR",
+            "lqr = mbrl_planner.planners.lqr:LQR",
             "mcts = mbrl_planner.planners.mcts:MCTS",
             "mppi = mbrl_planner.planners.mppi:MPPI",
             "pddm = mbrl_planner.planners.pddm:PDDM",

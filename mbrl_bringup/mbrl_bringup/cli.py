@@ -1,4 +1,4 @@
-"""The `mbrl` command: up, demo, train, report, compare, status, arm, disarm, stop, check-robot,
+"""The `mbrl` command: up, demo, train, report, evaluate, compare, status, arm, disarm, stop, check-robot,
 security, list.
 """
 
@@ -110,6 +110,15 @@ def _report(values: dict[str, Any]) -> int:
     return 0
 
 
+def _evaluate(values: dict[str, Any]) -> int:
+    from mbrl_bringup.evaluate import run_evaluate
+    from mbrl_bringup.evaluate_config import EvaluateConfig
+    from mbrl_dynamics.config import build
+
+    path = values.pop("path")
+    return run_evaluate(path, build(EvaluateConfig, values))
+
+
 def _compare(values: dict[str, Any]) -> int:
     from mbrl_bringup.compare import run_compare
     from mbrl_bringup.compare_config import CompareConfig
@@ -179,6 +188,7 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
     "demo": ("start the stack, learn a task from nothing, and write a report", _demo),
     "train": ("let an agent learn a policy in lock-step, without ROS", _train),
     "report": ("write the report of a run's folder again", _report),
+    "evaluate": ("say how far a model can be trusted, on recorded data", _evaluate),
     "compare": ("draw the curves of many runs, with interquartile means over seeds", _compare),
     "status": ("say how a running stack is doing", _status),
     "arm": ("let the controller move a robot", _arm),
@@ -193,6 +203,7 @@ _COMMANDS: dict[str, tuple[str, Any]] = {
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     from mbrl_bringup.compare_config import CompareConfig
     from mbrl_bringup.demo import DemoConfig
+    from mbrl_bringup.evaluate_config import EvaluateConfig
     from mbrl_bringup.stack import StackConfig
     from mbrl_bringup.train_config import TrainConfig, TrainOptions
 
@@ -221,6 +232,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
         help="a parameter of the agent or its model, for example -p mbpo.replay_ratio:=10; may be repeated",
     )
     commands["report"].add_argument("folder", help="folder of the run, for example runs/<time>-<task>")
+    commands["evaluate"].add_argument(
+        "path", metavar="RUN", help="folder of a run or of a dataset, for example runs/<time>-<task>"
+    )
+    _add_options(commands["evaluate"], EvaluateConfig)
     commands["compare"].add_argument(
         "runs", nargs="+", metavar="RUN", help="folder of a run, its result.json, or a list of results (JSON)"
     )

@@ -196,14 +196,23 @@ def _robot_parameters(stack: StackConfig, robot: RobotConfig) -> dict[str, dict[
 
 
 def learned_reward(stack: StackConfig, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of dynamics_node; its model learns rewards, and ends, where only the world knows them."""
+    """Parameters of dynamics_node; its model learns rewards, and ends, where only the world knows them.
+
+    Raises:
+        UserError: it cannot.
+    """
     from mbrl_dynamics.models.with_task import knows_reward  # loads torch
 
     kind = model_kind(stack)
-    task, fields = make_task(stack.task, stack.action_repeat or 0), find("models", kind).Config
-    known = {entry.name for entry in dataclasses.fields(fields)}
-    if "rewards" not in known or knows_reward(task):
+    task, model_class = make_task(stack.task, stack.action_repeat or 0), find("models", kind)
+    if knows_reward(task) or model_class.capabilities.rewards:
         return dict(parameters)
+    known = {entry.name for entry in dataclasses.fields(model_class.Config)}
+    if "rewards" not in known:
+        raise UserError(
+            f"model '{kind}' cannot learn rewards, and task '{stack.task}' does not tell them: "
+            "take model 'ensemble' or 'network'"
+        )
     group = _prefix(kind)
     told = {f"{group}.rewards": True}
     if "terminations" in known:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from mbrl_bringup.evidence import Evidence, gather
 from mbrl_bringup.goals import EVERY_RUN, Goal, demo_of
 from mbrl_bringup.result import Result, atomic_write, read
 from mbrl_bringup.table import cells, columns
+from mbrl_bringup.trust_section import markdown_table, trust_section
 from mbrl_bringup.video import film
 
 CURVE, FORECAST, VIDEO = "learning_curve.png", "predicted_against_happened.png", "last_episode.webm"
@@ -100,6 +101,7 @@ def _lines(result: Result, folder: Path, errors: str, notes: list[str]) -> list[
     if (folder / VIDEO).exists():
         lines += [f"[Video of the last episode]({VIDEO})", ""]
     lines += [f"{note}\n" for note in notes]
+    lines += trust_section(folder)
     where = f"Commit {result.commit or 'unknown'}, on {result.machine or 'an unknown machine'}."
     return [*lines, "## How it was made", "", "```", result.command, "```", "", where, "", FILES]
 
@@ -113,11 +115,6 @@ def _what_acted(result: Result) -> str:
         )
     model = f", model `{result.model}`" if result.model else ""
     return f"Agent `{result.agent}`{model}, {length}, random until there is enough to learn from."
-
-
-def markdown_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A table as lines of Markdown."""
-    return [f"| {' | '.join(row)} |" for row in (headings, tuple("---" for _ in headings), *rows)]
 
 
 def _essence(result: Result, folder: Path, notes: list[str]) -> str:

@@ -14,9 +14,10 @@ import yaml
 
 from mbrl_bringup import training_result
 from mbrl_bringup.evidence import MODEL, load_model
-from mbrl_bringup.report import CURVE, FORECAST, attempt, markdown_table, minutes
+from mbrl_bringup.report import CURVE, FORECAST, attempt, minutes
 from mbrl_bringup.result import atomic_write
 from mbrl_bringup.training_result import TrainingResult
+from mbrl_bringup.trust_section import markdown_table, trust_section
 from mbrl_dynamics.errors import UserError
 
 STRIP, VIDEO = "imagined_against_happened.png", "evaluation_episode.webm"
@@ -160,6 +161,7 @@ def _tail(result: TrainingResult, folder: Path, notes: list[str]) -> list[str]:
     if result.events:
         lines += ["## Events", "", *(f"- {event}" for event in result.events), ""]
     settings = yaml.safe_dump(result.settings, sort_keys=False) if result.settings else "all as by default\n"
+    lines += trust_section(folder)
     where = f"Commit {result.commit or 'unknown'}, on {result.machine or 'an unknown machine'}."
     made = ["```", result.command, "```", "", where, "", "What differs from the defaults:", ""]
     return [*lines, "## How it was made", "", *made, "```yaml", settings.rstrip(), "```", "", FILES]

@@ -187,6 +187,12 @@ def test_a_reward_that_only_the_world_knows_is_learned(agent: str) -> None:
     assert known.configuration["ensemble.rewards"] is False
 
 
+def test_a_model_without_rewards_is_for_tasks_that_tell_theirs() -> None:
+    with pytest.raises(UserError, match="model 'gp' cannot learn rewards, and task 'dm_control/cheetah-run'"):
+        resolve({"task": "dm_control/cheetah-run", "model": "gp"})
+    resolve({"task": "pendulum", "model": "gp"})
+
+
 def sac_for(task: str, folder: Path) -> None:
     """A checkpoint of a small sac."""
     spec = make_task(task).spec

@@ -25,6 +25,7 @@ ROSDEP = {
     "array_api_compat": "python3-array-api-compat-pip",
     "circus": "python3-circus-pip",
     "cv2": "python3-opencv",
+    "gpytorch": "python3-gpytorch-pip",
     "matplotlib": "python3-matplotlib",
     "mcap": "python3-mcap-pip",
     "mujoco": "python3-mujoco-pip",
@@ -35,6 +36,7 @@ ROSDEP = {
     "rosbags": "python3-rosbags-pip",
     "safetensors": "python3-safetensors-pip",
     "scipy": "python3-scipy",
+    "sklearn": "python3-sklearn",
     "tensorboardX": "python3-tensorboardx-pip",
     "torch": "python3-pytorch-pip",
     "transforms3d": "python3-transforms3d",
@@ -55,6 +57,7 @@ IN_ROSDISTRO = {
     "python3-rich",
     "python3-rosbags-pip",
     "python3-scipy",
+    "python3-sklearn",
     "python3-transforms3d",
     "python3-yaml",
 }

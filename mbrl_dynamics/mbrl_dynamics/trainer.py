@@ -46,6 +46,17 @@ def is_held_out(index: NDArray[np.int64]) -> NDArray[np.bool_]:
     return (index.astype(np.uint64) * np.uint64(2654435761) >> np.uint64(16)) % np.uint64(10) == 0
 
 
+def fitted_steps(buffer: ReplayBuffer) -> NDArray[np.int64]:
+    """Steps for models that take all data at once, as much of every stratum; none that is held out.
+
+    Raises:
+        ValueError: the buffer is empty.
+    """
+    if not len(buffer):
+        raise ValueError("there is nothing to train on: the replay buffer is empty")
+    return _alike([_split(steps)[0] for steps in buffer.strata()])
+
+
 class Trainer:
     """AdamW at two step sizes. Each goes on until no member gets better on held-out data; the best weights
     of each member are kept.

@@ -1,7 +1,8 @@
 """Probabilistic ensemble of neural networks: PETS' model (Chua et al., 2018, https://arxiv.org/abs/1805.12114).
 
-Each member predicts a Gaussian over the change of the observation, N(mean, exp(log_var)), and is trained on
-its own bootstrap sample, so that members agree where there is data and disagree where there is none.
+Each member predicts a Gaussian over the change of the observation, N(mean, exp(log_var)), or a mixture of
+several, and is trained on its own bootstrap sample, so that members agree where there is data and disagree
+where there is none.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,9 @@ from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.imagine import imagine_by_steps
 from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
+from mbrl_dynamics.models.mixture import Mixture
 from mbrl_dynamics.models.normalizer import Normalizer
+from mbrl_dynamics.models.observed import project
 from mbrl_dynamics.models.propagation import EnsembleState, Predictor, propagate
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.trainer import Trainer
@@ -30,24 +33,14 @@ MAX_LOG_VAR, MIN_LOG_VAR = 0.5, -10.0  # at first; of normalised outputs
 
 
 @config
-class EnsembleConfig:
-    """Configuration of Ensemble."""
+class MLPConfig:
+    """What all networks of this kind have, one or many."""
 
-    members: Annotated[int, Field(ge=1, le=64, description="networks in the ensemble [1]")] = 5
-    elites: Annotated[
-        int, Field(ge=0, description="members that predict, best on held-out data; 0 = all [1]")
-    ] = 3
     hidden: Annotated[tuple[int, ...], Field(min_length=1, description="units of each hidden layer [1]")] = (
         128,
         128,
         128,
     )
-    propagation: Annotated[
-        Literal["tsinf", "ts1", "expectation"],
-        Field(
-            description="a particle keeps its member (tsinf), draws one each step (ts1), or follows the mean"
-        ),
-    ] = "tsinf"
     learning_rate: Annotated[float, Field(gt=0, description="AdamW's first step size [1]")] = 1e-3
     final_learning_rate: Annotated[
         float, Field(gt=0, description="AdamW's step size after the plateau [1]")
@@ -57,9 +50,6 @@ class EnsembleConfig:
     patience: Annotated[
         int, Field(ge=1, description="evaluations without progress on held-out data before stopping [1]")
     ] = 5
-    bound_penalty: Annotated[float, Field(ge=0, description="weight of the variance bounds' penalty [1]")] = (
-        0.01
-    )
     rewards: Annotated[
         bool, Field(description="learn the reward too, where the task does not tell it as a function")
     ] = False
@@ -68,11 +58,34 @@ class EnsembleConfig:
     ] = False
 
 
+@config
+class EnsembleConfig(MLPConfig):
+    """Configuration of Ensemble."""
+
+    members: Annotated[int, Field(ge=1, le=64, description="networks in the ensemble [1]")] = 5
+    elites: Annotated[
+        int, Field(ge=0, description="members that predict, best on held-out data; 0 = all [1]")
+    ] = 3
+    components: Annotated[
+        int, Field(ge=1, le=64, description="Gaussians a member, for outcomes of several kinds [1]")
+    ] = 1
+    propagation: Annotated[
+        Literal["tsinf", "ts1", "expectation"],
+        Field(
+            description="a particle keeps its member (tsinf), draws one each step (ts1), or follows the mean"
+        ),
+    ] = "tsinf"
+    bound_penalty: Annotated[float, Field(ge=0, description="weight of the variance bounds' penalty [1]")] = (
+        0.01
+    )
+
+
 class Ensemble(nn.Module):
     """PETS' probabilistic ensemble; each member an MLP with SiLU, all computed as one batched product.
 
-    The change of each observation element is a Gaussian, and so is the reward, where it is learned too.
-    Whether the task ends is learned, where it is, by a small network of its own, from the next observation.
+    The change of each observation element is a Gaussian, or one of each of several components, and so is the
+    reward, where it is learned too. Whether the task ends is learned, where it is, by a small network of its
+    own, from the next observation.
 
     Args:
         spec: the interface whose dynamics are learned.
@@ -80,23 +93,25 @@ class Ensemble(nn.Module):
         seed: of weights, bootstrap and batches.
     """
 
-    Config = EnsembleConfig
+    Config: type = EnsembleConfig
     capabilities = Capabilities(differentiable=True, stochastic=True)
     holdout_errors: Tensor
     seed: Tensor
 
-    def __init__(self, spec: Spec, config: EnsembleConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, spec: Spec, config: Any = None, *, seed: int = 0) -> None:
         super().__init__()
         self.spec = spec
-        self.config = config or EnsembleConfig()
+        self.config = config or self.Config()
         self.members = self.config.members
         self.elites = min(self.config.elites or self.members, self.members)
         generator = torch.Generator().manual_seed(seed)
-        self.capabilities = replace(Ensemble.capabilities, rewards=self.config.rewards)
+        self.capabilities = replace(type(self).capabilities, rewards=self.config.rewards)
         inputs, outputs = spec.observation_dim + spec.inner_action_dim, spec.observation_dim
         outputs += self.config.rewards
         self.outputs = outputs  # O: the changes, then the reward if it is learned
-        sizes = [inputs, *self.config.hidden, 2 * outputs]
+        self.components = self.config.components
+        head = 2 * self.components * outputs + (self.components if self.components > 1 else 0)
+        sizes = [inputs, *self.config.hidden, head]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             weight = torch.empty(self.members, fan_in, fan_out)
@@ -116,14 +131,19 @@ class Ensemble(nn.Module):
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of normalised outputs, [E, M, O], for inputs [M, D] and [M, A]."""
+    def forward(self, obs: Tensor, action: Tensor) -> Mixture:
+        """Normalised outputs [E, M, K, O], for inputs [M, D] and [M, A]."""
         x = self.input_normalizer(torch.cat([obs, action], dim=-1)).expand(self.members, -1, -1)
         *hidden, last = zip(self.weights, self.biases, strict=True)
         for weight, bias in hidden:
             x = F.silu(torch.baddbmm(bias, x, weight))
-        mean, log_var = torch.baddbmm(last[1], x, last[0]).chunk(2, dim=-1)
-        return mean, self.bounded(log_var)
+        return self.mixture(torch.baddbmm(last[1], x, last[0]))
+
+    def mixture(self, raw: Tensor) -> Mixture:
+        """What the last layer [..., 2 K O + K] says: means, log variances and, of several, log weights."""
+        shape = (self.components, self.outputs)
+        mean, log_var, logit = raw.tensor_split([shape[0] * shape[1], 2 * shape[0] * shape[1]], dim=-1)
+        return Mixture(mean.unflatten(-1, shape), self.bounded(log_var.unflatten(-1, shape)), logit)
 
     def alive(self, obs: Tensor) -> Tensor:
         """Probability [...] that the task goes on after an observation [..., D], as it was learned."""
@@ -157,11 +177,9 @@ class Ensemble(nn.Module):
         return change
 
     def loss(self, batch: Trajectory) -> tuple[Tensor, Metrics]:
-        """Gaussian negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
+        """Negative log likelihood, each member on its bootstrap sample (PETS, equation 1)."""
         obs, action, target = self.targets(batch)
-        mean, log_var = self(obs, action)
-        nll = (mean - target.nan_to_num()).square() * torch.exp(-log_var) + log_var
-        nll = (nll * ~target.isnan()).mean(-1)  # [E, M]
+        nll = self(obs, action).nll(target)  # [E, M]
         valid = batch.valid.flatten()
         weight = self.bootstrap(batch.extras["index"].flatten()) * valid
         fit = (nll * weight).sum() / len(target)
@@ -189,10 +207,10 @@ class Ensemble(nn.Module):
         """Mean absolute error of each member on held-out data [E], in standard deviations of the deltas.
 
         Neither squared nor as a likelihood: an impact (a cart against its buffer) is rare and large, and
-        would by itself decide when to stop.
+        would by itself decide when to stop. Of several components the one that explains an outcome counts.
         """
         obs, action, target = self.targets(batch)
-        return (self(obs, action)[0] - target).abs().nanmean((-1, -2))
+        return self(obs, action).miss(target).nanmean((-1, -2))
 
     def fit(
         self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
@@ -228,12 +246,14 @@ class Ensemble(nn.Module):
         self.biases[0] += torch.einsum("i,eio->eo", shift, self.weights[0]).unsqueeze(1)
         self.weights[0] *= (std / old[1])[:, None]
         ratio = old[3] / self.delta_normalizer.std
-        size = self.outputs
-        self.weights[-1][..., :size] *= ratio
-        self.biases[-1][..., :size] *= ratio
-        self.biases[-1][..., :size] += (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
-        for log_var in (self.biases[-1][..., size:], self.max_log_var, self.min_log_var):
-            log_var += 2 * torch.log(ratio)
+        log_ratio, many = 2 * torch.log(ratio), self.components
+        shift = (old[2] - self.delta_normalizer.mean) / self.delta_normalizer.std
+        means = slice(0, many * self.outputs)
+        self.weights[-1][..., means] *= ratio.repeat(many)
+        self.biases[-1][..., means] = self.biases[-1][..., means] * ratio.repeat(many) + shift.repeat(many)
+        self.biases[-1][..., means.stop : 2 * means.stop] += log_ratio.repeat(many)
+        for bound in (self.max_log_var, self.min_log_var):
+            bound += log_ratio
 
     def training_state(self) -> dict[str, Tensor]:
         """The optimiser's state, to go on with after a restart."""
@@ -270,7 +290,10 @@ class Ensemble(nn.Module):
         action = action.reshape(len(obs), -1)
         inputs = torch.cat([obs, action], dim=-1)
         inputs, net = inputs.expand(self.elites, -1, -1), self._predictor()
-        delta, std = (net.mean(inputs), None) if noise is None else net(inputs)
+        if noise is None:
+            delta = centre = net.mean(inputs)
+        else:
+            centre, std, delta = net(inputs, noise)
         disagreement = (delta[..., :size].std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
         member = None if state.member is None else state.member.reshape(-1)
         if member is None and noise is not None:
@@ -279,8 +302,8 @@ class Ensemble(nn.Module):
             change = delta.mean(0)
         else:
             rows = torch.arange(len(obs), device=obs.device)
-            change = delta[member, rows]
-            if std is not None:
+            change = centre[member, rows]
+            if noise is not None:
                 drawn = torch.randn(change.shape, generator=noise, device=obs.device)
                 change = change + std[member, rows] * drawn
         after = self.project(self.origin(obs, action) + change[:, :size]).reshape(*shape, size)
@@ -289,7 +312,7 @@ class Ensemble(nn.Module):
             after,
             reward=change[:, size].reshape(shape) if self.config.rewards else None,
             alive=self.alive(after) if self.config.terminations else None,
-            disagreement=disagreement.reshape(shape),
+            disagreement=disagreement.reshape(shape) if self.elites > 1 else None,
         )
 
     def imagine(
@@ -325,7 +348,7 @@ class Ensemble(nn.Module):
         if torch.is_grad_enabled() and self.weights[0].requires_grad:  # a gradient must reach the weights
             return Predictor(self)
         if self._folded is None:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # gradients may flow through it later
                 self._folded = Predictor(self)
         return self._folded
 
@@ -335,10 +358,7 @@ class Ensemble(nn.Module):
 
     def project(self, obs: Tensor) -> Tensor:
         """Put predicted (cos, sin) pairs back on the unit circle."""
-        for i in self.spec.circles:
-            pair = F.normalize(obs[..., i : i + 2], dim=-1)
-            obs = torch.cat([obs[..., :i], pair, obs[..., i + 2 :]], dim=-1)
-        return obs
+        return project(obs, self.spec)
 
     def feature(self, state: EnsembleState) -> Tensor:
         """The observation in standard scores."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbrl_dynamics.buffer import ReplayBuffer
@@ -13,6 +15,14 @@ from mbrl_dynamics.imagine import imagine_by_steps
 from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import Metrics, Prediction, Rollout
+
+
+def project(obs: Tensor, spec: Spec) -> Tensor:
+    """Put predicted (cos, sin) pairs of observations [..., D] back on the unit circle."""
+    for i in spec.circles:
+        pair = F.normalize(obs[..., i : i + 2], dim=-1)
+        obs = torch.cat([obs[..., :i], pair, obs[..., i + 2 :]], dim=-1)
+    return obs
 
 
 @config

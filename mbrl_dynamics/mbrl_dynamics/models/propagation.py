@@ -46,23 +46,30 @@ class Predictor:
         mean, std, delta = model.input_normalizer.mean, model.input_normalizer.std, model.delta_normalizer
         self.weights[0] = self.weights[0] / std[:, None]
         self.biases[0] = self.biases[0] - torch.einsum("i,eio->eo", mean, self.weights[0]).unsqueeze(1)
-        ones = torch.ones_like(delta.std)
-        self.weights[-1] = self.weights[-1] * torch.cat([delta.std, ones])
-        self.biases[-1] = self.biases[-1] * torch.cat([delta.std, ones]) + torch.cat([delta.mean, 0 * ones])
-        self._bounded, self._delta_std = model.bounded, delta.std
+        # Means are scaled and shifted; log variances, and log weights of components, stay as they are.
+        many, rest = model.components, self.weights[-1].shape[-1] - model.components * model.outputs
+        scale = torch.cat([delta.std.repeat(many), delta.std.new_ones(rest)])
+        shift = torch.cat([delta.mean.repeat(many), delta.mean.new_zeros(rest)])
+        self.weights[-1] = self.weights[-1] * scale
+        self.biases[-1] = self.biases[-1] * scale + shift
+        self._mixture, self._components, self._delta_std = model.mixture, many, delta.std
         # Without noise nobody reads the variances: half of the last layer is left out.
         self._mean_weight = self.weights[-1][..., : self.outputs].contiguous()
         self._mean_bias = self.biases[-1][..., : self.outputs].contiguous()
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For inputs [E, M, D + A]: mean and standard deviation of the change, and of the reward if that is
-        learned, [E, M, O].
+    def __call__(self, x: Tensor, noise: Noise = None) -> tuple[Tensor, Tensor, Tensor]:
+        """For inputs [E, M, D + A]: centre and standard deviation of the change, and of the reward if that is
+        learned, [E, M, O]; then the mean. Of several components, `noise` draws one; of one, centre is mean.
         """
-        mean, log_var = torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1]).chunk(2, dim=-1)
-        return mean, self._delta_std * torch.exp(0.5 * self._bounded(log_var))
+        mixture = self._mixture(torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1]))
+        centre, std = mixture.component(noise)
+        return centre, self._delta_std * std, centre if self._components == 1 else mixture.expected()
 
     def mean(self, x: Tensor) -> Tensor:
         """Only the mean [E, M, O]."""
+        if self._components > 1:
+            last = torch.baddbmm(self.biases[-1], self._hidden(x), self.weights[-1])
+            return self._mixture(last).expected()
         return torch.baddbmm(self._mean_bias, self._hidden(x), self._mean_weight)
 
     def _hidden(self, x: Tensor) -> Tensor:
@@ -145,7 +152,7 @@ def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
     if noise is None:
         change = net.mean(x)
     else:
-        change, std = net(x)
+        change, std, _ = net(x, noise)
         change = change.addcmul(std, torch.randn(std.shape, generator=noise))
     if order is not None:
         change = (
