@@ -59,5 +59,5 @@ def test_closed_loop_is_nearly_as_good_as_lqr(planner: type, worse: float) -> No
 
 @pytest.mark.parametrize("planner", [Gradient, ILQR, LQR])
 def test_a_model_without_gradients_gets_one_sentence(planner: type) -> None:
-    with pytest.raises(UserError, match="gradient|differentia"):
+    with pytest.raises(UserError, match=r"gradient|differentia"):
         planner().plan(Blind(), torch.zeros(1, 2))

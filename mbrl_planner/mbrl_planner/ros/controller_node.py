@@ -232,8 +232,8 @@ class ControllerNode(BaseNode):
             return
         if self.statistics.void_plans > void:
             self.get_logger().warning(
-                f"no plan: the model predicted nothing finite; instead the last plan's tail, then the safe action "
-                f"({self.statistics.void_plans} in all)",
+                "no plan: the model predicted nothing finite; instead the last plan's tail, then the safe "
+                f"action ({self.statistics.void_plans} in all)",
                 throttle_duration_sec=1.0,
             )
         self._actions.publish(answer_to_msg(answer, self.get_clock().now().to_msg()))
