@@ -252,8 +252,8 @@ class Ensemble(nn.Module):
         self.weights[-1][..., means] *= ratio.repeat(many)
         self.biases[-1][..., means] = self.biases[-1][..., means] * ratio.repeat(many) + shift.repeat(many)
         self.biases[-1][..., means.stop : 2 * means.stop] += log_ratio.repeat(many)
-        self.max_log_var += log_ratio
-        self.min_log_var += log_ratio
+        self.max_log_var.add_(log_ratio)
+        self.min_log_var.add_(log_ratio)
 
     def training_state(self) -> dict[str, Tensor]:
         """The optimiser's state, to go on with after a restart."""
