@@ -106,7 +106,8 @@ class Bench:
 def patient(folder: Path, seconds: float, file: Path = FILE) -> str:
     """A robot's file with a guard that waits so long, since the machine that tests may be busy."""
     content = yaml.safe_load(file.read_text())
-    content.pop("description", None)  # is not beside it
+    if "description" in content:
+        content["description"] = str((file.parent / content["description"]).absolute())  # is not beside it
     for source in content["sources"].values():
         source["max_age"] = seconds / 2
     content["guard"]["max_age"] = seconds / 2

@@ -8,7 +8,7 @@ import torch
 
 from mbrl_dynamics import plugins
 from mbrl_dynamics.errors import UserError
-from mbrl_dynamics.spec import Element, Spec
+from mbrl_dynamics.spec import CONTINUOUS, Element, Spec
 from mbrl_dynamics.testing import PointMass, record
 from mbrl_planner.agents.base import PolicyAgent
 from mbrl_planner.testing import check_agent
@@ -44,9 +44,9 @@ SMALL = {  # what makes an agent small enough for a test
 
 
 def agents() -> list[str]:
-    """All but those of discrete states, which the point mass has not; see test_dyna_q.py."""
-    found = [name for name in plugins.names("agents") if name != "dyna_q"]
-    return [name for name in found if issubclass(plugins.find("agents", name), PolicyAgent)]
+    """All but those of discrete worlds, which the point mass is not; they have tests of their own."""
+    found = {name: plugins.find("agents", name) for name in plugins.names("agents")}
+    return [n for n, kind in found.items() if issubclass(kind, PolicyAgent) and CONTINUOUS in kind.kinds]
 
 
 @pytest.mark.parametrize("name", agents())
