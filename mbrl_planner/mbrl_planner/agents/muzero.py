@@ -64,6 +64,9 @@ class MuZeroConfig(PolicyConfig):
     ] = 10
     discount: Annotated[float, Field(gt=0, le=1, description="of rewards a step later [1]")] = 0.99
     value: Annotated[float, Field(gt=0, description="weight of the values' cross-entropy [1]")] = 0.25
+    consistency: Annotated[
+        float, Field(ge=0, description="weight of the latents' error; MuZero has none [1]")
+    ] = 10.0
     learning_rate: Annotated[float, Field(gt=0, description="Adam's step size")] = 1e-3
     clip: Annotated[float, Field(gt=0, description="largest norm of a gradient [1]")] = 10.0
     target_rate: Annotated[
@@ -97,6 +100,7 @@ class Targets(NamedTuple):
         reward, reward_weight: [T, B].
         policy, policy_weight: [T+1, B, A] and [T+1, B].
         value, value_weight: [T+1, B].
+        latent, latent_weight: [T, B, Z] of what was seen after each step, and [T, B].
     """
 
     action: Tensor
@@ -106,6 +110,8 @@ class Targets(NamedTuple):
     policy_weight: Tensor
     value: Tensor
     value_weight: Tensor
+    latent: Tensor
+    latent_weight: Tensor
 
 
 class MuZero(PolicyAgent):
@@ -213,8 +219,8 @@ class MuZero(PolicyAgent):
         absorbed = (valid & ended).cumsum(0) > 0  # [T, B] in position t + 1
         absorbing = torch.cat([torch.zeros_like(valid[:1]), absorbed])
         real = torch.cat([torch.ones_like(valid[:1]), valid]) & ~absorbing
-        seen = future.obs[:, : steps + 1].transpose(0, 1).flatten(0, 1)
-        found = self.think(self.slow.represent(seen), self.generator)
+        latent = self.slow.represent(future.obs[:, : steps + 1].transpose(0, 1))
+        found = self.think(latent.flatten(0, 1), self.generator)
         value = self.returns(future)
         value_known = real & value.isfinite()
         reward = future.reward.T[:steps]
@@ -228,6 +234,8 @@ class MuZero(PolicyAgent):
             policy_weight=real.float(),
             value=torch.where(value_known, value, 0.0),
             value_weight=(value_known | absorbing).float(),
+            latent=latent[1:],
+            latent_weight=valid.float(),
         )
 
     def softened(self, policy: Tensor) -> Tensor:
@@ -252,7 +260,8 @@ class MuZero(PolicyAgent):
         return total
 
     def losses(self, obs: Tensor, targets: Targets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Cross-entropies of rewards, values and policies along an unroll from observations [B, D], weighted.
+        """Cross-entropies of rewards, values and policies along an unroll from observations [B, D], weighted,
+        and the squared error of its latents.
 
         The first prediction counts as much as all later ones together, and half of the gradient goes on
         into each application of the dynamics (appendix G).
@@ -262,20 +271,19 @@ class MuZero(PolicyAgent):
             latent, reward = self.networks.next(half_gradient(path[-1]), action)
             path.append(latent)
             rewards.append(reward)
-        logits, values = self.networks.predict(torch.stack(path))
-        step = torch.full((len(path), 1), 1.0 / len(rewards), device=self.device)
-        first = step.clone()
-        first[0] = 1.0
-        number, policy = self.networks.number, cross_entropy(logits, targets.policy)
+        latents, c, number = torch.stack(path), self.config, self.networks.number
+        logits, values = self.networks.predict(latents)
+        later = torch.full((len(path), 1), 1.0 / len(rewards), device=self.device)
+        now = later.clone()
+        now[0] = 1.0
+        value = number.loss(values, targets.value) * targets.value_weight
+        reward = number.loss(torch.stack(rewards), targets.reward) * targets.reward_weight
+        error = (latents[1:] - targets.latent).square().mean(-1) * targets.latent_weight
         losses = {
-            "reward_loss": step[1:]
-            * targets.reward_weight
-            * number.loss(torch.stack(rewards), targets.reward),
-            "value_loss": self.config.value
-            * first
-            * targets.value_weight
-            * number.loss(values, targets.value),
-            "policy_loss": first * targets.policy_weight * policy,
+            "reward_loss": later[1:] * reward,
+            "value_loss": c.value * now * value,
+            "policy_loss": now * cross_entropy(logits, targets.policy) * targets.policy_weight,
+            "consistency_loss": c.consistency * later[1:] * error,
         }
         entropy = torch.special.entr(targets.policy[0]).sum(-1)
         measured = {"value": targets.value[0].mean(), "policy_entropy": entropy.mean()}
