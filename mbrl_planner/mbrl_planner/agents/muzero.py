@@ -33,6 +33,9 @@ from mbrl_planner.planners.gumbel import Found, GumbelSearch, Leaf, Outcome
 class MuZeroConfig(PolicyConfig):
     """Configuration of MuZero."""
 
+    replay_ratio: Annotated[
+        float, Field(gt=0, description="gradient steps a step of experience, the first ones included [1]")
+    ] = 0.5
     latent: Annotated[int, Field(ge=2, description="length of the latent [1]")] = 48
     hidden: Annotated[
         tuple[int, ...], Field(min_length=1, description="units of each network's hidden layers [1]")
@@ -65,7 +68,7 @@ class MuZeroConfig(PolicyConfig):
     discount: Annotated[float, Field(gt=0, le=1, description="of rewards a step later [1]")] = 0.99
     value: Annotated[float, Field(gt=0, description="weight of the values' cross-entropy [1]")] = 0.25
     consistency: Annotated[
-        float, Field(ge=0, description="weight of the latents' error; MuZero has none [1]")
+        float, Field(ge=0, description="weight of the latents' error; MuZero has none: 0 [1]")
     ] = 10.0
     learning_rate: Annotated[float, Field(gt=0, description="Adam's step size")] = 1e-3
     clip: Annotated[float, Field(gt=0, description="largest norm of a gradient [1]")] = 10.0

@@ -35,7 +35,7 @@ class MCTSConfig:
         int, Field(ge=1, description="random futures that tell what a leaf without a value is worth [1]")
     ] = 32
     exploration: Annotated[
-        float, Field(ge=0, description="weight of what was seldom tried; values are scaled to [0, 1] [1]")
+        float, Field(ge=0, description="weight of what was seldom tried, in units of the range of values [1]")
     ] = 0.5
     discount: Annotated[float, Field(gt=0, le=1, description="of rewards a step later [1]")] = 1.0
     widening: Annotated[
