@@ -3,7 +3,9 @@
 learned to predict rewards, values and the search's own policy. For discrete actions.
 
 Every target is made anew when it is learned from (Reanalyse, appendix H), so that a replay buffer of plain
-experience is all that it needs, whoever acted.
+experience is all that it needs, whoever acted. Beside what MuZero learns from, predicted latents are held
+consistent with what was seen (EfficientZero, Ye et al., 2021, https://arxiv.org/abs/2111.00210): where each
+step pays the same, rewards and values say little about what happens.
 """
 
 from __future__ import annotations
