@@ -304,7 +304,7 @@ def check_policy(
 
 
 def check_planner(parameters: Mapping[str, Any]) -> None:
-    """Look whether the planner of planner_node fits the task.
+    """Look whether the planner of planner_node fits the task and the model.
 
     Args:
         parameters: the node's whole configuration.
@@ -317,6 +317,8 @@ def check_planner(parameters: Mapping[str, Any]) -> None:
     given = {key.removeprefix(group): value for key, value in parameters.items() if key.startswith(group)}
     planner = planner_class(build(planner_class.Config, given, prefix))
     planner.check(make_task(parameters["task"], parameters["action_repeat"]).spec)
+    if hasattr(planner, "check_model"):
+        planner.check_model(find("models", parameters["model"]))
 
 
 def _prefix(plugin: str) -> str:

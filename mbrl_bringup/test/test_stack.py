@@ -317,6 +317,14 @@ def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matc
             {"task": "gymnasium/CartPole-v1"},
             "planner 'icem' needs continuous actions.*'random_shooting' and 'mcts' take",
         ),
+        (
+            {"task": "pendulum", "planner": "ilqr", "model": "simulator"},
+            "planner 'ilqr' needs a model with gradients, which SimulatorModel has not; .*icem",
+        ),
+        (
+            {"task": "pendulum", "planner": "lqr", "model": "rssm"},
+            "planner 'lqr' needs a model whose state is what is seen, but RSSM has a memory; .*icem",
+        ),
         ({"agent": "nope"}, "unknown agent 'nope'; valid: .*mbpo, mpc, .*sac"),
         ({"agent": "mbop"}, "did you mean 'mbpo'"),
         ({"agent": "mbrl_planner.agents.mpc:MPC"}, "learns no policy"),

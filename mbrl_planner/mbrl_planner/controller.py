@@ -60,6 +60,7 @@ class Statistics:
     last_refusal: str = ""
     late_plans: int = 0  # decisions that the time budget cut short
     void_plans: int = 0  # decisions for which the model predicted nothing finite
+    regularised: int = 0  # factorisations within decisions that failed at first
     planning_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # newest decisions [ms]
     answer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))  # State taken to answer sent
 
@@ -262,8 +263,10 @@ class Controller:
         if plan is None or plan is not before:  # else the last plan is followed
             self.planning_ms = 1e3 * (time.perf_counter() - begin)
             self.statistics.planning_ms.append(self.planning_ms)
+        if plan is not None and plan is not before:
+            self.statistics.late_plans += not plan.deadline_met
+            self.statistics.regularised += 0 if plan.failures is None else int(plan.failures[0])
         if plan is not None:
-            self.statistics.late_plans += plan is not before and not plan.deadline_met
             self.disagreement = math.nan if plan.disagreement is None else float(plan.disagreement[0])
             if plan.valid is not None and not plan.valid[0]:
                 self.statistics.void_plans += 1

@@ -92,7 +92,11 @@ class Heads(Protocol):
 
 
 class Planner(Protocol):
-    """Searches through a model. Stateless: the warm start comes in and goes out."""
+    """Searches through a model. Stateless: the warm start comes in and goes out.
+
+    One that cannot search through every model has `check_model(model)` beside `check`, which takes an
+    instance or a class and raises a UserError.
+    """
 
     config: Any
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_dynamics.interfaces import Model
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Plan, Planner
+from mbrl_planner.planners.ilqr import feedback
 
 CONTEXT = 64  # States that are filtered again through a new recurrent model [steps]
 
@@ -55,7 +56,8 @@ class MPC:
         exploration_noise: standard deviation of the Gaussian noise on the first row when exploring
             [1, of scaled actions]; the probability of a random choice where actions are discrete.
         time_budget: a decision ends after this long with the best plan so far [s]; 0 = no limit.
-        replan_every: control steps from plan to plan, between which the plan's rows are followed; 1 = closed
+        replan_every: control steps from plan to plan, between which the plan's rows are followed, corrected
+            by its gains where it has them; 1 = closed
             loop, 0 = open loop, to the plan's end [steps].
         seed: of all random numbers.
     """
@@ -162,13 +164,14 @@ class MPC:
         if model is None:
             raise RuntimeError("MPC has no model yet")
         rows = self._followed(carry)
+        if rows is not None and carry.plan is not None and carry.plan.gains is not None:
+            now = feedback(carry.plan, carry.age, self._start(carry, model, pending)[1])
+            rows = torch.cat([now[:, None], rows[:, 1:]], dim=1)
         if rows is not None:
             return (self._explore(rows, model) if explore else rows), carry
         deadline = time.perf_counter() + self.time_budget if self.time_budget else None
         guess = carry.guess if carry.planner is planner else None
-        with torch.no_grad():
-            state = carry.state if carry.model is model else _filter(model, carry.recent)
-            start = state if pending is None else _roll(model, state, pending)
+        state, start = self._start(carry, model, pending)
         plan = planner.plan(
             model, start, guess, shift=carry.age, deadline=deadline, noise=self._noise, display=self.display
         )
@@ -192,6 +195,12 @@ class MPC:
         return self.planner.plan(
             self._model, state, start, shift=0, deadline=deadline, noise=self._noise, display=self.display
         )
+
+    @torch.no_grad()
+    def _start(self, carry: Memory, model: Model, pending: Tensor | None) -> tuple[ModelState, ModelState]:
+        """What is believed now, and when the decision takes effect."""
+        state = carry.state if carry.model is model else _filter(model, carry.recent)
+        return state, state if pending is None else _roll(model, state, pending)
 
     def _followed(self, carry: Memory) -> Tensor | None:
         """The rest of the last plan [B, H - age, A]; None = it is time for another one."""

@@ -29,7 +29,7 @@ def check_continuous(planner: str, spec: Spec) -> None:
     if spec.discrete:
         raise UserError(
             f"planner '{planner}' needs continuous actions, but those of task '{spec.task}' are discrete; "
-            f"'random_shooting' takes them"
+            f"'random_shooting' and 'mcts' take them"
         )
 
 

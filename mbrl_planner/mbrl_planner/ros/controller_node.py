@@ -302,6 +302,7 @@ class ControllerNode(BaseNode):
             "missed": statistics.missed,
             "plans cut by the time budget": statistics.late_plans,
             "plans without a finite prediction": statistics.void_plans,
+            "factorisations regularised": statistics.regularised,
             "States refused": statistics.refused,
             "last refusal": statistics.last_refusal,
             "model swaps": self.models.swaps,

@@ -199,6 +199,8 @@ class PlannerNode(ControllerNode):
         name = self.params[""].planner
         planner: Planner = plugins.find("planners", name)(self.params[_prefix(name)])
         planner.check(self.task.spec)
+        if hasattr(planner, "check_model"):
+            planner.check_model(plugins.find("models", self.params[""].model))
         return planner
 
 
