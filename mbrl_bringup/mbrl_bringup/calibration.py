@@ -34,7 +34,7 @@ from mbrl_sim.simulator import Simulator
 TASKS = ("pendulum", "cartpole_swingup")
 ANGLE = 0.01  # standard deviation of an angle's noise, before it becomes cosine and sine [rad]
 NOISE = {"m": 0.005, "m/s": 0.02, "rad/s": 0.05}  # of the other elements, by their unit
-EPISODES, EVERY = 24, 3  # recorded, and of which every third one is not trained on
+EPISODES, EVERY = 48, 3  # recorded, and of which every third one is not trained on
 
 
 def noisy(spec: Spec, obs: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

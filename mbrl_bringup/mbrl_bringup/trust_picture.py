@@ -62,7 +62,7 @@ def _draw_elements(axes: Axes, found: dict[str, Any]) -> None:
 
 
 def _draw_lookahead(axes: Axes, found: dict[str, Any]) -> None:
-    axes.set(title="Return: the model's error and a value function's", xlabel="steps ahead")
+    axes.set(title="Error of the return", xlabel="steps ahead")
     one = found["lookahead"]
     if one is None:
         _say(axes, "rewards are not known")

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mbrl_bringup.result import atomic_write
 
@@ -84,18 +85,20 @@ def _figures(found: dict[str, Any]) -> Rows:
 
 def show(folder: Path) -> None:
     """Print the tables of a folder's evaluation."""
-    found, console = load(folder), Console()
-    console.print(f"{found['model']}: {found['unseen_steps']} unseen of {found['steps']} steps")
+    found, console = load(folder), Console(markup=False)
+    console.print(
+        f"{found['model']}: {found['unseen_steps']} unseen of {found['steps']} steps", soft_wrap=True
+    )
     for title, headings, rows in tables(found):
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(title), title_justify="left")  # a Text, since "[m]" would be markup
         for i, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if i else "left")
+            table.add_column(Text(heading), justify="right" if i else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table)
     for note in found["notes"]:
-        console.print(note, markup=False)
-    console.print(f"evaluation: {folder / RESULT}, {folder / PICTURE}", markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
+    console.print(f"evaluation: {folder / RESULT}, {folder / PICTURE}", soft_wrap=True)
 
 
 def trust_section(folder: Path) -> list[str]:

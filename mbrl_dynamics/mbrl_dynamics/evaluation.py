@@ -81,15 +81,16 @@ def standard_scores(f: Forecasts) -> Array:
     return np.divide(f.error[:, 1], std, out=np.full(std.shape, np.nan), where=std > 0)
 
 
-def temperature(scores: Array) -> Array:
-    """What to multiply the spread of each element with [D], so that scores [M, D] are as likely as can be.
+def temperature(scores: Array, level: float = 0.9) -> Array:
+    """What to multiply the spread of each element with [D], so that the interval of a level holds its share
+    of the scores [M, D] (split conformal prediction: Lei et al., 2018, https://arxiv.org/abs/1604.04173).
 
-    For a Gaussian that is their root mean square (temperature scaling: Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599, here of a standard deviation).
+    Not their root mean square, which is the most likely one for a Gaussian: a few impacts decide that.
     """
-    known = ~np.isnan(scores)
-    with np.errstate(invalid="ignore"):
-        return np.sqrt(np.square(scores).sum(0, where=known) / known.sum(0))
+    known = ~np.isnan(scores).all(0)
+    factor = np.full(scores.shape[1], np.nan)
+    factor[known] = np.nanquantile(np.abs(scores[:, known]), level, axis=0)
+    return factor / scipy.special.ndtri(0.5 + 0.5 * level)
 
 
 def coverage(scores: Array, levels: Iterable[float]) -> Array:

@@ -1,6 +1,6 @@
 """Measures of a model against closed forms: a model whose error and spread are known exactly.
 
-Mutations that these tests notice: the variance instead of the deviation as temperature; one-sided intervals;
+Mutations that these tests notice: the root mean square as temperature; one-sided intervals;
 forecasts that begin a step late; starts that reach over the end of an episode; the distance of an episode
 from itself; a return without its discount.
 """
@@ -189,6 +189,14 @@ def test_a_temperature_makes_intervals_cover_what_they_say(said: float) -> None:
     raw = coverage(second, levels)
     if said == 0.5:
         assert_allclose(raw.T, [[0.264, 0.589, 0.673]] * 2, atol=0.01)  # erf(z / (2 sqrt 2))
+
+
+def test_an_impact_does_not_widen_all_intervals() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((4000, 1)) * 2.0
+    struck = np.where(rng.random(scores.shape) < 0.01, 200.0, scores)
+    assert_allclose(temperature(struck), 2.0, rtol=0.07)
+    assert temperature(np.full((5, 1), np.nan)).shape == (1,)
 
 
 def test_an_element_without_a_spread_covers_nothing_that_can_be_said() -> None:
