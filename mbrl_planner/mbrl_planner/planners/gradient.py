@@ -1,5 +1,5 @@
-"""Planning by gradient ascent through a model (e.g. Bharadhwaj et al., 2020, https://arxiv.org/abs/2003.08876,
-section 3; Henaff et al., 2017, https://arxiv.org/abs/1705.07177).
+"""Planning by gradient ascent through a model, for continuous actions (e.g. Henaff et al., 2017,
+https://arxiv.org/abs/1705.07177; Bharadhwaj et al., 2020, https://arxiv.org/abs/2004.08763).
 """
 
 from __future__ import annotations
