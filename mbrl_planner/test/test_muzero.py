@@ -257,20 +257,36 @@ def test_continuous_actions_get_one_sentence() -> None:
 # Learning -------------------------------------------------------------------------------------------------
 
 
+class Reflex(MuZero):
+    """Acts by the policy that it learned from its searches, without one."""
+
+    def choose(self, carry, *, pending=None, explore=False):
+        latent = self.slow.represent(self.normalizer(carry["vector"]))
+        return self.one_hot[self.slow.predict(latent)[0].argmax(-1)].unsqueeze(1), carry
+
+
 def score(seed: int) -> float:
-    """Of 300 episodes in a tree five choices deep: random choices are 0, the best total is 1."""
+    """After 300 episodes in a tree five choices deep, of the search and of the policy alone the lesser:
+    random choices are 0, the best total is 1.
+    """
     world = ChoiceTree(seed)
     config = MuZeroConfig(
         latent=32, hidden=(64,), bins=31, largest=10.0, simulations=8, unroll=3, look_ahead=2, discount=1.0,
         batch_size=32, learning_rate=3e-3, random_steps=300, replay_ratio=0.5,
     )  # fmt: skip
-    learner = MuZero(world.spec, config, seed=seed)
+    learner, reflex = MuZero(world.spec, config, seed=seed), Reflex(world.spec, config)
     train(learner, world, 300 * world.depth, seed=seed)
-    return (mean_return(learner, world, 1) - world.mean()) / (1.0 - world.mean())
+    reflex.load_state_dict(learner.state_dict())
+    total = min(mean_return(one, world, 1) for one in (learner, reflex))
+    return (total - world.mean()) / (1.0 - world.mean())
 
 
 @pytest.mark.slow
 @pytest.mark.learning
 def test_finds_the_best_way_through_a_tree_of_choices() -> None:
-    """Seeds 0 to 4 reach 1, seed 5 0.986, in 9 s each."""
+    """Seeds 0 to 5 reach 1, 1, 0.93, 1, 0.958 and 0.986, in 9 s each.
+
+    Seen to fail (seeds 0 and 1): a policy that learns from itself rather than from the search (0.17, 0.47), a
+    model that is unrolled without the actions (-0.66, -0.06).
+    """
     assert typical_score(score, 0.9) >= 0.9
