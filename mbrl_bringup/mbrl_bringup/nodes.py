@@ -316,9 +316,8 @@ def check_planner(parameters: Mapping[str, Any]) -> None:
     group = f"{prefix}."
     given = {key.removeprefix(group): value for key, value in parameters.items() if key.startswith(group)}
     planner = planner_class(build(planner_class.Config, given, prefix))
-    planner.check(make_task(parameters["task"], parameters["action_repeat"]).spec)
-    if hasattr(planner, "check_model"):
-        planner.check_model(find("models", parameters["model"]))
+    spec = make_task(parameters["task"], parameters["action_repeat"]).spec
+    planner.check(spec, find("models", parameters["model"]))
 
 
 def _prefix(plugin: str) -> str:

@@ -92,16 +92,16 @@ class Heads(Protocol):
 
 
 class Planner(Protocol):
-    """Searches through a model. Stateless: the warm start comes in and goes out.
-
-    One that cannot search through every model has `check_model(model)` beside `check`, which takes an
-    instance or a class and raises a UserError.
-    """
+    """Searches through a model. Stateless: the warm start comes in and goes out."""
 
     config: Any
 
-    def check(self, spec: Spec) -> None:
-        """Look whether the planner, as it is configured, fits a world.
+    def check(self, spec: Spec, model: Any = None) -> None:
+        """Look whether the planner, as it is configured, fits a world and can search through a model.
+
+        Args:
+            spec: of the world.
+            model: an instance, or its class; None = not known yet.
 
         Raises:
             UserError: it does not, in one sentence.

@@ -452,14 +452,14 @@ def test_what_cannot_be_differentiated_is_told_in_one_sentence():
         with pytest.raises(UserError, match=r"a model with gradients, which Table has not; .*icem, cem"):
             planner().plan(Table(), start)
         with pytest.raises(UserError, match="which Tabular has not"):
-            planner().check_model(Tabular)
+            planner().check(point_mass_spec(), Tabular)
         with pytest.raises(UserError, match="are discrete; 'random_shooting' and 'mcts' take"):
             planner().check(replace(point_mass_spec(), action=(Element("force", count=2),)))
-        planner().check_model(Ensemble)
+        planner().check(point_mass_spec(), Ensemble)
     for planner in (LQR, ILQR):
         with pytest.raises(UserError, match=r"but Remembering has a memory; .*icem, cem"):
             planner().plan(Remembering(), start)
-    Gradient().check_model(RSSM)
+    Gradient().check(point_mass_spec(), RSSM)
     for planner in (ILQR(ILQRConfig(caution=1.0)), Gradient(GradientConfig(caution=1.0))):
         with pytest.raises(UserError, match="no members that could disagree"):
             planner.plan(PointMass(), start)

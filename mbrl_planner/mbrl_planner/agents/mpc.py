@@ -57,8 +57,7 @@ class MPC:
             [1, of scaled actions]; the probability of a random choice where actions are discrete.
         time_budget: a decision ends after this long with the best plan so far [s]; 0 = no limit.
         replan_every: control steps from plan to plan, between which the plan's rows are followed, corrected
-            by its gains where it has them; 1 = closed
-            loop, 0 = open loop, to the plan's end [steps].
+            by its gains where it has them; 1 = closed loop, 0 = open loop, to the plan's end [steps].
         seed: of all random numbers.
     """
 
@@ -164,10 +163,10 @@ class MPC:
         if model is None:
             raise RuntimeError("MPC has no model yet")
         rows = self._followed(carry)
-        if rows is not None and carry.plan is not None and carry.plan.gains is not None:
-            now = feedback(carry.plan, carry.age, self._start(carry, model, pending)[1])
-            rows = torch.cat([now[:, None], rows[:, 1:]], dim=1)
         if rows is not None:
+            if carry.plan is not None and carry.plan.gains is not None:
+                now = feedback(carry.plan, carry.age, self._start(carry, model, pending)[1])
+                rows = torch.cat([now[:, None], rows[:, 1:]], dim=1)
             return (self._explore(rows, model) if explore else rows), carry
         deadline = time.perf_counter() + self.time_budget if self.time_budget else None
         guess = carry.guess if carry.planner is planner else None

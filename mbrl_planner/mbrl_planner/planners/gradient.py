@@ -5,22 +5,21 @@ https://arxiv.org/abs/1705.07177; Bharadhwaj et al., 2020, https://arxiv.org/abs
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mbrl_dynamics.config import Field, config
-from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
-from mbrl_planner.planners.local import check_continuous, check_differentiable, differentiating, usable
+from mbrl_planner.planners.local import LocalPlanner, differentiating, usable
 from mbrl_planner.planners.noise import colored_noise
 from mbrl_planner.planners.sampling import pick
-from mbrl_planner.planners.scoring import returns_of
+from mbrl_planner.planners.scoring import returns_of, wary
+from mbrl_planner.planners.shared import shown
 
 EDGE = 0.995  # largest action; nearer to 1, tanh is so flat that a plan would never come back
 
@@ -75,7 +74,7 @@ class GradientConfig:
     ] = 1.0
 
 
-class Gradient:
+class Gradient(LocalPlanner):
     """Climbs the predicted return from several plans at once, by Adam through tanh; follows the best seen.
 
     Adam begins anew with each decision: what it remembers of a plan's rows belongs to others once they shift.
@@ -84,21 +83,7 @@ class Gradient:
     """
 
     Config = GradientConfig
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: GradientConfig = config or self.Config()
-
-    def check(self, spec: Spec) -> None:
-        """Look whether the planner fits a world; see `Planner.check`."""
-        check_continuous("gradient", spec)
-
-    def check_model(self, model: Any) -> None:
-        """Look whether the planner can use a model (an instance, or its class).
-
-        Raises:
-            UserError: it cannot, in one sentence.
-        """
-        check_differentiable("gradient", model, memory=True)
+    memory: ClassVar[bool] = True
 
     def plan(
         self,
@@ -113,8 +98,7 @@ class Gradient:
         display: int = 0,
     ) -> Plan:
         """Search; see `Planner.plan`. `noise` draws where the search begins; predictions are means."""
-        self.check(model.spec)
-        self.check_model(model)
+        self.check(model.spec, model)
         noise = torch.default_generator if noise is None else noise
         with differentiating(model), torch.enable_grad():
             state = usable(state)
@@ -173,13 +157,7 @@ class Gradient:
         config = self.config
         rollout = model.imagine(state, actions, particles=config.particles or None)
         futures, spread = returns_of(rollout, config.discount, heads), rollout.disagreement
-        returns = futures.mean(-1)
-        if config.caution:
-            if spread is None:
-                raise UserError(
-                    f"caution is {config.caution}, but the model has no members that could disagree"
-                )
-            returns = returns - config.caution * (spread * rollout.alive.mean(2)).sum(-1)
+        returns = wary(futures.mean(-1), rollout, config.caution)
         finite = returns.isfinite() & model.feature(rollout.last).isfinite().all(-1).all(-1)
         spread = torch.full_like(returns, torch.nan) if spread is None else spread.mean(-1)
         worth = returns.detach().where(finite, -torch.inf)
@@ -191,14 +169,5 @@ class Gradient:
         self, model: Model, state: ModelState, actions: Tensor, climb: Climb, count: int
     ) -> dict[str, Tensor]:
         """Predicted observations of the plan and of the best on each way up."""
-        shown = torch.cat([actions[:, None], climb.actions[:, :count]], dim=1)
-        obs = model.imagine(state, shown, particles=self.config.particles or None, keep=("obs",)).obs
-        assert obs is not None
-        mean, std = obs.mean(2), obs.std(2, correction=0)
-        returns = climb.returns[:, :count]
-        return {
-            "obs": mean[:, 0],
-            "spread": std[:, 0],
-            "candidate_obs": mean[:, 1:],
-            "candidate_returns": returns,
-        }
+        best, returns = climb.actions[:, :count], climb.returns[:, :count]
+        return shown(model, state, actions, best, returns, self.config.particles or None)

@@ -8,28 +8,27 @@ for that is tried in the model in several step sizes, and the best path is the n
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
 from mbrl_planner.planners.local import (
     Expansion,
+    LocalPlanner,
     Path,
     Problem,
-    check_continuous,
-    check_differentiable,
     differentiating,
     flat,
     usable,
 )
-from mbrl_planner.planners.lqr import Found, plan_of, singles
+from mbrl_planner.planners.lqr import Found, plan_of
 from mbrl_planner.planners.riccati import Damping, Gains, solve
+from mbrl_planner.planners.shared import singles
 
 SHARES = tuple(1.1 ** -(i**2) for i in range(10))  # step sizes of the line search, all tried at once
 ACCEPTED = 1e-4  # least rise of the return, of that which was expected
@@ -50,7 +49,7 @@ class ILQRConfig:
     ] = 1.0
 
 
-class ILQR:
+class ILQR(LocalPlanner):
     """Newton's method on the whole plan, nearly: few iterations, each with derivatives along the path.
 
     For models without memory, of which it takes the mean. It needs a reward that says by its slope where to
@@ -61,21 +60,6 @@ class ILQR:
 
     Config = ILQRConfig
     deterministic: ClassVar[bool] = True
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: ILQRConfig = config or self.Config()
-
-    def check(self, spec: Spec) -> None:
-        """Look whether the planner fits a world; see `Planner.check`."""
-        check_continuous("ilqr", spec)
-
-    def check_model(self, model: Any) -> None:
-        """Look whether the planner can use a model (an instance, or its class).
-
-        Raises:
-            UserError: it cannot, in one sentence.
-        """
-        check_differentiable("ilqr", model, memory=False)
 
     def plan(
         self,
@@ -90,8 +74,7 @@ class ILQR:
         display: int = 0,
     ) -> Plan:
         """Search; see `Planner.plan`."""
-        self.check(model.spec)
-        self.check_model(model)
+        self.check(model.spec, model)
         horizon, width, config = self.config.horizon, model.spec.inner_action_dim, self.config
         with differentiating(model):
             state = usable(state)

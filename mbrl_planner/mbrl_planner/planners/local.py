@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,21 +16,10 @@ from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.agents.networks import frozen
 from mbrl_planner.interfaces import Heads
+from mbrl_planner.planners.scoring import members
+from mbrl_planner.planners.shared import check_continuous
 
 OTHERS = "take a planner that only tries plans out, such as icem, cem, mppi, pddm or random_shooting"
-
-
-def check_continuous(planner: str, spec: Spec) -> None:
-    """Look whether a world's actions can be differentiated by.
-
-    Raises:
-        UserError: they are discrete.
-    """
-    if spec.discrete:
-        raise UserError(
-            f"planner '{planner}' needs continuous actions, but those of task '{spec.task}' are discrete; "
-            f"'random_shooting' and 'mcts' take them"
-        )
 
 
 def check_differentiable(planner: str, model: Any, *, memory: bool) -> None:
@@ -53,6 +42,27 @@ def check_differentiable(planner: str, model: Any, *, memory: bool) -> None:
             f"planner '{planner}' needs a model whose state is what is seen, but {kind} has a memory; "
             f"{OTHERS}"
         )
+
+
+class LocalPlanner:
+    """What planners that differentiate have in common: what they can be used for.
+
+    Args:
+        config: of the class in `Config`.
+    """
+
+    Config: ClassVar[type]
+    memory: ClassVar[bool] = False  # whether the model may be recurrent
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = config or self.Config()
+
+    def check(self, spec: Spec, model: Any = None) -> None:
+        """Look whether the planner fits a world and can use a model; see `Planner.check`."""
+        name = type(self).__name__.lower()
+        check_continuous(name, spec)
+        if model is not None:
+            check_differentiable(name, model, memory=self.memory)
 
 
 @contextmanager
@@ -168,11 +178,7 @@ class Problem:
         assert ahead.reward is not None
         reward, spread = ahead.reward, ahead.disagreement
         if self.caution:
-            if spread is None:
-                raise UserError(
-                    f"caution is {self.caution}, but the model has no members that could disagree"
-                )
-            reward = reward - self.caution * spread
+            reward = reward - self.caution * members(spread, self.caution)
         spread = torch.full_like(reward, torch.nan) if spread is None else spread
         alive = torch.ones_like(reward) if ahead.alive is None else ahead.alive
         return flat(ahead.state), reward, alive, spread

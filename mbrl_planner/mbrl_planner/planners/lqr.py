@@ -5,27 +5,25 @@ Methods", 1990).
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
 from mbrl_planner.planners.local import (
     Expansion,
+    LocalPlanner,
     Path,
     Problem,
-    check_continuous,
-    check_differentiable,
     differentiating,
     usable,
 )
 from mbrl_planner.planners.riccati import Damping, Gains, solve
+from mbrl_planner.planners.shared import shown, singles
 
 
 @config
@@ -38,7 +36,7 @@ class LQRConfig:
     ] = 1.0
 
 
-class LQR:
+class LQR(LocalPlanner):
     """Takes the model as linear and the reward as quadratic, as they are at the present state, for the whole
     plan; controls are cut at their limits. One derivative and one recursion: the cheapest plan there is.
 
@@ -48,21 +46,6 @@ class LQR:
 
     Config = LQRConfig
     deterministic: ClassVar[bool] = True
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: LQRConfig = config or self.Config()
-
-    def check(self, spec: Spec) -> None:
-        """Look whether the planner fits a world; see `Planner.check`."""
-        check_continuous("lqr", spec)
-
-    def check_model(self, model: Any) -> None:
-        """Look whether the planner can use a model (an instance, or its class).
-
-        Raises:
-            UserError: it cannot, in one sentence.
-        """
-        check_differentiable("lqr", model, memory=False)
 
     def plan(
         self,
@@ -77,8 +60,7 @@ class LQR:
         display: int = 0,
     ) -> Plan:
         """Solve; see `Planner.plan`."""
-        self.check(model.spec)
-        self.check_model(model)
+        self.check(model.spec, model)
         with differentiating(model):
             state = usable(state)
             found = [self._solve(model, one, heads) for one in singles(state)]
@@ -149,27 +131,11 @@ class Found(NamedTuple):
     refused: int
 
 
-def singles(state: ModelState) -> list[ModelState]:
-    """The states of a batch, one by one, as batches of one."""
-    batch = len(pytree.tree_leaves(state)[0])
-
-    def one(b: int) -> ModelState:
-        return pytree.tree_map_only(Tensor, lambda leaf: leaf[b : b + 1], state)
-
-    return [one(b) for b in range(batch)]
-
-
 def plan_of(model: Model, state: ModelState, found: list[Found], met: bool, display: int) -> Plan:
     """The Plan for all B states."""
     path = Path(*(torch.cat(fields) for fields in zip(*(one.path for one in found), strict=True)))
     valid = path.value.isfinite()
-    shown: dict[str, Tensor] = {}
-    if display:
-        obs = model.imagine(state, path.actions[:, None], particles=None, keep=("obs",)).obs
-        assert obs is not None
-        mean = obs.mean(2)
-        shown = {"obs": mean[:, 0], "spread": obs.std(2, correction=0)[:, 0]}
-        shown |= {"candidate_obs": mean, "candidate_returns": path.value[:, None]}
+    only = path.actions[:, None], path.value[:, None]
     return Plan(
         actions=path.actions.where(valid[:, None, None], torch.nan),
         value=path.value,
@@ -181,5 +147,5 @@ def plan_of(model: Model, state: ModelState, found: list[Found], met: bool, disp
         failures=torch.tensor([one.failures for one in found]),
         states=path.states,
         gains=torch.stack([one.gains for one in found]),
-        **shown,
+        **(shown(model, state, path.actions, *only) if display else {}),
     )

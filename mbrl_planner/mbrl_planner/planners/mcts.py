@@ -21,6 +21,7 @@ from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
 from mbrl_planner.planners.scoring import returns_of
+from mbrl_planner.planners.shared import shown, singles
 
 MOST_DIMENSIONS = 4  # of continuous actions; a tree that tries a few values of each would be too wide
 
@@ -98,8 +99,8 @@ class MCTS:
     def __init__(self, config: Any = None) -> None:
         self.config: MCTSConfig = config or self.Config()
 
-    def check(self, spec: Spec) -> None:
-        """Look whether the planner fits a world; see `Planner.check`."""
+    def check(self, spec: Spec, model: Any = None) -> None:
+        """Look whether the planner fits a world; see `Planner.check`. It searches through every model."""
         if not spec.discrete and spec.action_dim > MOST_DIMENSIONS:
             raise UserError(
                 f"planner 'mcts' takes at most {MOST_DIMENSIONS} continuous action elements, but task "
@@ -122,9 +123,10 @@ class MCTS:
         """Search; see `Planner.plan`. At the deadline each tree has been gone down at least once."""
         self.check(model.spec)
         noise = torch.default_generator if noise is None else noise
-        batch = len(pytree.tree_leaves(state)[0])
-        before = [None] * batch if guess is None else list(guess.shifted(shift).mean)
-        trees = [Tree(self.config, model, _row(state, b), before[b], heads, noise) for b in range(batch)]
+        roots = singles(state)
+        before = [None] * len(roots) if guess is None else list(guess.shifted(shift).mean)
+        pairs = zip(roots, before, strict=True)
+        trees = [Tree(self.config, model, root, first, heads, noise) for root, first in pairs]
         met = True
         for simulation in range(self.config.simulations):
             if simulation and deadline is not None and time.perf_counter() > deadline:
@@ -307,11 +309,6 @@ class Tree:
         return torch.stack(actions + [actions[-1]] * (self.config.horizon - len(actions)))
 
 
-def _row(state: ModelState, b: int) -> ModelState:
-    """One state of many, with a leading dimension of one."""
-    return pytree.tree_map(lambda x: None if x is None else x[b : b + 1], state)
-
-
 def _same(one: ModelState, other: ModelState) -> bool:
     leaves = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
     return all(x is y or torch.equal(x, y) for x, y in leaves)
@@ -325,12 +322,5 @@ def _display(
     ranked = [tree.ranking(tree.root)[:count] for tree in trees]
     paths = [[tree.path(edge) for edge in edges] for tree, edges in zip(trees, ranked, strict=True)]
     candidates = torch.stack([torch.stack(each) for each in paths])
-    obs = model.imagine(state, torch.cat([actions[:, None], candidates], 1), keep=("obs",)).obs
-    assert obs is not None
-    mean, std = obs.mean(2), obs.std(2, correction=0)
-    return {
-        "obs": mean[:, 0],
-        "spread": std[:, 0],
-        "candidate_obs": mean[:, 1:],
-        "candidate_returns": torch.tensor([[edge.value for edge in edges] for edges in ranked]),
-    }
+    returns = torch.tensor([[edge.value for edge in edges] for edges in ranked])
+    return shown(model, state, actions, candidates, returns)

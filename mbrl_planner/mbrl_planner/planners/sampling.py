@@ -17,7 +17,15 @@ from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
 from mbrl_planner.planners.knots import Knots
 from mbrl_planner.planners.options import SamplingConfig
-from mbrl_planner.planners.scoring import bounds_of, check_bounds, returns_of, violation, worst_mean
+from mbrl_planner.planners.scoring import (
+    bounds_of,
+    check_bounds,
+    returns_of,
+    violation,
+    wary,
+    worst_mean,
+)
+from mbrl_planner.planners.shared import check_continuous, shown
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,10 @@ class SamplingPlanner:
         """The plan [B, H, A] to execute; by default the best candidate."""
         return search.best
 
-    def check(self, spec: Spec) -> None:
-        """Look whether the planner fits a world; see `Planner.check`."""
-        name = type(self).__name__.lower()
-        if (DISCRETE if spec.discrete else CONTINUOUS) not in self.kinds:
-            raise UserError(
-                f"planner '{name}' needs continuous actions, but those of task '{spec.task}' are discrete; "
-                f"'random_shooting' and 'mcts' take them"
-            )
+    def check(self, spec: Spec, model: Any = None) -> None:
+        """Look whether the planner fits a world; see `Planner.check`. It searches through every model."""
+        if DISCRETE not in self.kinds:
+            check_continuous(type(self).__name__.lower(), spec)
         between = self.config.interpolation
         if spec.discrete and self.config.knots and between != "hold":
             raise UserError(f"interpolation is '{between}', but discrete actions can only be held ('hold')")
@@ -156,7 +160,6 @@ class SamplingPlanner:
         valid = search.best_return > -torch.inf
         actions = torch.where(valid[:, None, None], actions, torch.nan)  # nobody may act on it unawares
         met = met and (deadline is None or time.perf_counter() <= deadline)
-        shown = self._display(model, state, actions, scored, display) if display else {}
         elites = None if search.elites is None else self._knots.plan(search.elites)
         return Plan(
             actions=actions,
@@ -167,7 +170,7 @@ class SamplingPlanner:
             valid=valid,
             refused=scored.refused,
             violation=search.best_violation if self._bounds else None,
-            **shown,
+            **(self._display(model, state, actions, scored, display) if display else {}),
         )
 
     def _begin(self, model: Model, state: ModelState, guess: Guess | None, shift: int) -> Search:
@@ -225,14 +228,8 @@ class SamplingPlanner:
         )
         futures = returns_of(rollout, config.discount, heads)
         finite = (futures.isfinite() & model.feature(rollout.last).isfinite().all(-1)).all(-1)
-        returns, spread = worst_mean(futures, config.worst_share), rollout.disagreement
-        if config.caution:
-            if spread is None:
-                raise UserError(
-                    f"caution is {config.caution}, but the model has no members that could disagree"
-                )
-            returns = returns - config.caution * (spread * rollout.alive.mean(2)).sum(-1)
-            finite = finite & returns.isfinite()
+        returns = wary(worst_mean(futures, config.worst_share), rollout, config.caution)
+        finite, spread = finite & returns.isfinite(), rollout.disagreement
         broken = None
         if self._bounds:
             if rollout.obs is None:
@@ -276,13 +273,6 @@ class SamplingPlanner:
         count = min(count, scored.returns.shape[1])
         ranks = torch.linspace(0, scored.returns.shape[1] - 1, count).round().long()
         index = scored.returns.argsort(dim=1, descending=True)[:, ranks]
-        shown = torch.cat([actions[:, None], self._knots.plan(pick(scored.actions, index))], dim=1)
-        obs = model.imagine(state, shown, particles=self.config.particles or None, keep=("obs",)).obs
-        assert obs is not None
-        mean, std = obs.mean(2), obs.std(2, correction=0)
-        return {
-            "obs": mean[:, 0],
-            "spread": std[:, 0],
-            "candidate_obs": mean[:, 1:],
-            "candidate_returns": pick(scored.returns, index),
-        }
+        candidates = self._knots.plan(pick(scored.actions, index))
+        returns, particles = pick(scored.returns, index), self.config.particles or None
+        return shown(model, state, actions, candidates, returns, particles)

@@ -80,6 +80,29 @@ def returns_of(rollout: Rollout, discount: float, heads: Heads | None) -> Tensor
     return returns
 
 
+def members(disagreement: Tensor | None, caution: float) -> Tensor:
+    """The disagreement that `caution` is about.
+
+    Raises:
+        UserError: there is none.
+    """
+    if disagreement is None:
+        raise UserError(f"caution is {caution}, but the model has no members that could disagree")
+    return disagreement
+
+
+def wary(returns: Tensor, rollout: Rollout, caution: float) -> Tensor:
+    """Returns [B, N] less `caution` for each unit of disagreement on the way.
+
+    Raises:
+        UserError: there is caution, but nobody who could disagree.
+    """
+    if not caution:
+        return returns
+    spread = members(rollout.disagreement, caution)
+    return returns - caution * (spread * rollout.alive.mean(2)).sum(-1)
+
+
 def worst_mean(returns: Tensor, share: float) -> Tensor:
     """Mean of the worst share of returns [..., P]: conditional value at risk, [...] (Rockafellar and Uryasev,
     2000, for a sample; a future that is only partly within the share counts by that part).

@@ -198,9 +198,7 @@ class PlannerNode(ControllerNode):
     def _make_planner(self) -> Planner:
         name = self.params[""].planner
         planner: Planner = plugins.find("planners", name)(self.params[_prefix(name)])
-        planner.check(self.task.spec)
-        if hasattr(planner, "check_model"):
-            planner.check_model(plugins.find("models", self.params[""].model))
+        planner.check(self.task.spec, plugins.find("models", self.params[""].model))
         return planner
 
 
