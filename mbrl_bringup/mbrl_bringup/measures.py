@@ -17,6 +17,7 @@ from mbrl_dynamics.evaluation import (
     distances,
     errors_by_element,
     errors_by_horizon,
+    evenly,
     rank_correlation,
     return_errors,
     scale_of,
@@ -48,13 +49,13 @@ def measure(model: Any, data: Recorded, unseen: Mask, whole: Mask, options: Eval
     everything = buffer.all()
     observations = everything.obs["vector"][:, 1].double().numpy()
     scale = scale_of(observations)
-    near = forecast(model, buffer, _some(np.flatnonzero(unseen), STARTS), seed=options.seed)
+    near = forecast(model, buffer, evenly(np.flatnonzero(unseen), STARTS), seed=options.seed)
     pool = np.flatnonzero(whole if whole.any() else unseen)
     horizon = min(options.horizon, int(np.bincount(episodes)[episodes[pool]].max()))
     pool = pool[steps_left(buffer, pool, horizon)] if horizon > 1 else pool
     if not len(pool):
         horizon, pool = 1, np.flatnonzero(unseen)
-    far = forecast(model, buffer, _some(pool, FAR_STARTS), horizon, seed=options.seed)
+    far = forecast(model, buffer, evenly(pool, FAR_STARTS), horizon, seed=options.seed)
     notes = [
         f"{f.lost} forecasts of {f.happened.shape[1] - 1} steps are not finite and left out."
         for f in (near, far)
@@ -161,8 +162,3 @@ def _mean(values: Array) -> Array:
     """Mean [L] over the elements that have a spread, of [L, D]."""
     known = ~np.isnan(values).all(0)
     return values[:, known].mean(1) if known.any() else np.full(len(values), np.nan)
-
-
-def _some(steps: Steps, count: int) -> Steps:
-    """At most so many of them, evenly spread."""
-    return steps[np.unique(np.linspace(0, len(steps) - 1, min(count, len(steps))).astype(np.int64))]

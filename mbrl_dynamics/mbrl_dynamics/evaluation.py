@@ -7,7 +7,7 @@ mean is its prediction, their standard deviation what it says of its own error.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.special
@@ -18,6 +18,7 @@ from scipy.spatial import KDTree
 from mbrl_dynamics.forecasts import Array, Forecasts, Steps
 from mbrl_dynamics.spec import Spec
 
+Kind = TypeVar("Kind", bound=np.generic)
 LEVELS = np.arange(1, 20) / 20.0  # of the reliability curve
 POINTS = 2000  # of the newest data whose distance is measured, at most
 
@@ -122,9 +123,9 @@ def distances(
     scores = (inputs - inputs[known].mean(0)) / scale_of(inputs[known])
     near = [
         _nearest(scores[known & (episodes != one)], scores[known & (episodes == one)])
-        for one in _some(np.unique(episodes[known]), 10)
+        for one in evenly(np.unique(episodes[known]), 10)
     ]
-    own, far = np.concatenate(near), _nearest(scores[known], _some(scores[newest], POINTS))
+    own, far = np.concatenate(near), _nearest(scores[known], evenly(scores[newest], POINTS))
     beyond = np.nan if np.isnan(own).all() else (far > np.quantile(own, 0.95)).mean()
     middle, theirs = float(np.median(own)), float(np.median(far))
     ratio = theirs / middle if middle > 0 else float("nan")
@@ -136,7 +137,7 @@ def _nearest(among: Array, points: Array) -> Array:
     return KDTree(among).query(points)[0] if len(among) else np.full(len(points), np.nan)
 
 
-def _some(values: Array, count: int) -> Array:
+def evenly(values: NDArray[Kind], count: int) -> NDArray[Kind]:
     """At most so many of them, evenly spread."""
     return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).astype(np.int64))]
 

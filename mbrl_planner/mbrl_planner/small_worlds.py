@@ -212,20 +212,6 @@ def point_mass_score(agent: Any, world: SmallWorld, episodes: int = 20, seed: in
     return (mean_return(agent, world, episodes, seed) - worst) / float(best - worst)
 
 
-def best_score(score: Callable[[int], float], enough: float, seeds: int = 3) -> float:
-    """The first score that is enough, of seeds 0, 1 ..., else the best.
-
-    For tests of learning: what a right implementation learns within seconds takes some luck, which depends on
-    how the machine rounds; a wrong one has none.
-    """
-    best = -np.inf
-    for seed in range(seeds):
-        best = max(best, score(seed))
-        if best >= enough:
-            break
-    return best
-
-
 def typical_score(score: Callable[[int], float], enough: float, seeds: int = 3) -> float:
     """The median of the scores of seeds 0, 1 ..., as far as it decides what is enough (printed).
 

@@ -45,6 +45,7 @@ class Rollouts:
                 f"the MJCF of task '{task.spec.task}' has a state beside positions and velocities "
                 "(activations, for example), which no observation tells"
             )
+        self._after_step: Any = getattr(task, "after_step", None)
         self._workers: list[mujoco.MjData] = []
         self.use(1)
 
@@ -66,7 +67,7 @@ class Rollouts:
         worlds = list(models) or [self.model] * rows
         begin = np.concatenate([np.zeros((rows, 1)), start], axis=1)  # the time, then the state
         control = np.repeat(actions / self._gear, self._steps, axis=1)
-        if not hasattr(self.task, "after_step"):
+        if self._after_step is None:
             path = self._roll(worlds, begin, control)
         else:
             path = self._step_by_step(worlds, begin, control)
@@ -106,10 +107,9 @@ class Rollouts:
     def _step_by_step(self, worlds: list[mujoco.MjModel], begin: Array, control: Array) -> Array:
         """As `_roll`, with what the task does after each step."""
         path = []
-        after_step: Any = getattr(self.task, "after_step")  # noqa: B009  (not every task has it)
         for step in range(control.shape[1]):
             begin = self._roll(worlds, begin, np.ascontiguousarray(control[:, step : step + 1]))[:, 0]
             qpos, qvel = begin[:, 1 : 1 + self.model.nq], begin[:, 1 + self.model.nq :]
-            after_step(qpos, qvel, self.model.opt.timestep)
+            self._after_step(qpos, qvel, self.model.opt.timestep)
             path.append(begin)
         return np.stack(path, axis=1)

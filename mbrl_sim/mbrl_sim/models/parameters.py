@@ -17,9 +17,7 @@ from mbrl_sim.drawing import mujoco
 from mbrl_sim.goal import robot_joints
 
 _JOINT = int(mujoco.mjtTrn.mjTRN_JOINT)
-_SECOND = (
-    1.0  # what is slowed down by a damping of 1 in natural units has lost most of its speed after this [s]
-)
+_SECOND = 1.0  # after which a damping of 1 in natural units has taken most of a speed away [s]
 
 
 @dataclass(frozen=True)
