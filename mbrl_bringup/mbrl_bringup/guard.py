@@ -261,6 +261,7 @@ class Guard:
         stopped = self._limited(np.where(self._holds, self._sent, 0.0), 1.0, elapsed)
         tried = stopped + SHARES[:, None] * (command - stopped)  # each within limits and rates, as both are
         ahead = np.where(self._holds, tried, here + c.look_ahead * tried)
+        ahead = self.workspace.reachable(here, ahead)
         clearance = self.workspace.clearance(np.vstack([here, ahead]))
         fine = (clearance[1:] >= c.margin) | (clearance[1:] > clearance[0])
         fine[-1] = True

@@ -85,10 +85,18 @@ class Workspace:
                 f"{list(settings.high)}, by more than twice the margin"
             )
         known = _parents(urdf)
+        self._range = _ranges(known, joints)
         self._chains = [
             (_chain(known, one_of("link of workspace.points", p.link, known), joints, urdf), np.array(p.at))
             for p in settings.points
         ]
+
+    def reachable(self, here: Array, wanted: Array) -> Array:
+        """How far joints that stand at `here` [A] come on their way to `wanted` [S, A].
+
+        A joint at the end of its range stays there, and does not make up for what another one does.
+        """
+        return np.clip(wanted, np.minimum(self._range[0], here), np.maximum(self._range[1], here))
 
     def positions(self, joints: Array) -> Array:
         """Where the points are in the root's frame [S, K, 3], in m, for joint positions [S, A]."""
@@ -145,6 +153,18 @@ def _parents(urdf: Path) -> dict[str, ElementTree.Element | None]:
         if child is not None:
             parents[child.get("link", "")] = joint
     return parents
+
+
+def _ranges(parents: dict[str, ElementTree.Element | None], joints: Sequence[str]) -> Array:
+    """Lowest and highest position of joints [2, A]; infinite where the URDF does not say."""
+    limits = {joint.get("name"): joint.find("limit") for joint in parents.values() if joint is not None}
+    known = [limits.get(joint) for joint in joints]
+    return np.array(
+        [
+            [float(x.get(side, end)) if x is not None else float(end) for x in known]
+            for side, end in (("lower", "-inf"), ("upper", "inf"))
+        ]
+    )
 
 
 def _chain(
