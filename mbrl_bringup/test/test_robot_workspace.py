@@ -2,7 +2,7 @@
 
 Mutations that these tests notice: an axis turned the wrong way or an origin's angles applied in another order
 (where links are); commands foreseen without the joints' positions, or tried in a wrong order (the table);
-the margin's way back left out (it comes back); ends of ranges left out (commands that change).
+the margin's way back left out (within the margin); ends of ranges left out (commands that change).
 """
 
 from __future__ import annotations
@@ -162,6 +162,20 @@ def test_far_from_its_sides_nothing_changes_and_near_them_it_may_come_back() -> 
         kept.step([0.0, -1.0, 0.0, 0.0, 0.0, 0.0])  # the shoulder leans back
     assert TASK.body(kept.seen)[:, 2].min() > lowest + 0.05
     assert kept.guard.held_back <= held + 2
+
+
+def test_within_the_margin_only_what_leads_back_is_sent() -> None:
+    place = workspace(ARM, TASK.spec)
+    assert place is not None
+    poses = np.tile([0.0, 0.1, 1.5, 0.0, 1.0, 0.0], (1000, 1))
+    poses[:, 1] = np.linspace(0.1, 1.0, 1000)  # the shoulder leans forward
+    pose = poses[np.abs(place.clearance(poses) - ARM.workspace.margin / 2).argmin()]
+    for speed, expected in ((-0.02, -0.02), (0.02, 0.0)):
+        arm = Arm()
+        arm.seen = np.concatenate([pose, np.zeros(12)])
+        arm.read()
+        command = arm.guard.tick(Wanted(np.array([0.0, speed, 0.0, 0.0, 0.0, 0.0])), arm.now)
+        assert command is not None and command.values[1] == pytest.approx(expected)
 
 
 def test_a_robot_that_is_outside_trips() -> None:
