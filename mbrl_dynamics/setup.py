@@ -6,6 +6,7 @@ setup(
     description="What predicts: shared types, data, dynamics models and their training.",
     license="Apache-2.0",
     packages=find_packages(exclude=["test"]),
+    package_data={"mbrl_dynamics": ["ros/discovery.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mbrl_dynamics"]),
         ("share/mbrl_dynamics", ["package.xml"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import rclpy
@@ -196,12 +198,16 @@ def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
     rclpy's own signal handlers invalidate the context, so that a last safe command could no longer be
     published: these only set a flag. launch signals twice, so the second one changes nothing.
 
+    Fast DDS takes its profile from discovery.xml, unless the user names one.
+
     Returns:
         The exit code: 0 after a clean end, 2 after a mistake of the user.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if "FASTRTPS_DEFAULT_PROFILES_FILE" not in os.environ:  # its old name
+        os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(Path(__file__).with_name("discovery.xml")))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: BaseNode | None = None
     try:
@@ -221,6 +227,11 @@ def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
             node.on_stop()
             node.destroy_node()
         rclpy.try_shutdown()
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # Python's own end would give them back their defaults,
+            signal.signal(number, signal.SIG_IGN)  # and a second signal would kill what has ended well
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.01) -> bool:

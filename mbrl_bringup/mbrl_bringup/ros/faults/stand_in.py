@@ -99,6 +99,8 @@ def _become(order: Order, parent: int) -> None:
     try:
         die_with(parent)
         kind = Rogue if order.kind == "rogue" else StandIn
+        if kind is Rogue:  # a stranger, whose middleware does not announce it as often as our nodes do
+            os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = ""
         code = run(lambda: kind(order))
     finally:
         os._exit(code)
