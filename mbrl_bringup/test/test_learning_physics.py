@@ -1,8 +1,5 @@
 """An MJCF that is wrong, fitted to one random episode, solves the pendulum; an ensemble has hardly begun."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,12 +11,8 @@ from mbrl_planner.planners.icem import ICEM, ICEMConfig
 from mbrl_planner.small_worlds import typical_score
 from mbrl_sim.models.physics import FittedPhysics
 from mbrl_sim.simulator import Simulator
+from mbrl_sim.stranger import play, stranger
 from mbrl_sim.tasks.pendulum import Pendulum
-
-_file = Path(__file__).parents[2] / "mbrl_sim" / "benchmark" / "physics_fit.py"
-_spec = importlib.util.spec_from_file_location("physics_fit", _file)
-physics_fit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(physics_fit)
 
 WRONG = {"mass:rod": 0.4}  # of a rod of 1 kg; planning with it gives about -900
 
@@ -27,7 +20,7 @@ WRONG = {"mass:rod": 0.4}  # of a rod of 1 kg; planning with it gives about -900
 def mean_return(model, seed, episodes=3):
     """Of iCEM in the real pendulum, after a fit to one random episode."""
     task = Pendulum()
-    model.fit(physics_fit.play(task, seed, episodes=1, hold=1), Budget(600))
+    model.fit(play(task, seed, episodes=1, hold=1), Budget(600))
     known, planner = WithTask(model, task), ICEM(ICEMConfig(horizon=20, candidates=40, iterations=2))
     simulator, noise, returns = Simulator(task), torch.Generator().manual_seed(seed), []
     for episode in range(episodes):
@@ -45,7 +38,7 @@ def mean_return(model, seed, episodes=3):
 def test_fitted_physics_solves_the_pendulum_after_one_episode(tmp_path):
     """Two mutations that make it fail, both tried: the fit is thrown away, and it begins at its own end."""
     torch.set_num_threads(1)
-    spec, wrong = Pendulum().spec, physics_fit.stranger(Pendulum, WRONG, tmp_path)
+    spec, wrong = Pendulum().spec, stranger(Pendulum, WRONG, tmp_path)
     assert typical_score(lambda seed: mean_return(FittedPhysics(spec, task=wrong), seed), -300.0) >= -300.0
 
 

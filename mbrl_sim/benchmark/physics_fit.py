@@ -14,18 +14,12 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
-import numpy as np
 import torch
 
-from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.interfaces import Budget
-from mbrl_dynamics.transition import Transition
 from mbrl_sim.models.physics import FittedPhysics
-from mbrl_sim.simulator import Simulator
-from mbrl_sim.tasks.base import MujocoTask
+from mbrl_sim.stranger import NOISE, STEPS, play, stranger
 from mbrl_sim.tasks.cartpole_swingup import CartpoleSwingup
 
 TRUTH = {
@@ -34,66 +28,14 @@ TRUTH = {
     "damping:slider": 0.4,
     "damping:hinge": 0.01,
 }  # kg, N s/m, N m s
-NOISE = (0.001, 0.01)  # of positions [m, rad] and velocities [m/s, rad/s]
-EPISODES, STEPS, HOLD = 2, 200, 3
-
-
-def stranger(kind: type[MujocoTask], truth: dict[str, float], folder: Path) -> MujocoTask:
-    """A task whose world has other masses (of geoms or inertials) and damping than its MJCF."""
-    tree = ElementTree.parse(kind.mjcf)
-    for name, value in truth.items():
-        what, _, of = name.partition(":")
-        if what == "mass":
-            body = tree.find(f".//body[@name='{of}']")
-            assert body is not None
-            own = body.find("inertial")
-            element, attribute = (body.find("geom") if own is None else own), "mass"
-        else:
-            element, attribute = tree.find(f".//joint[@name='{of}']"), what
-        assert element is not None
-        ratio = value / float(element.get("mass", "1"))
-        if element.tag == "inertial":
-            inertia = " ".join(str(ratio * float(x)) for x in element.get("diaginertia", "").split())
-            element.set("diaginertia", inertia)
-        element.set(attribute, str(value))
-    path = folder / kind.mjcf.name
-    tree.write(path)
-    return type("Stranger", (kind,), {"mjcf": path})()
-
-
-def play(
-    task: MujocoTask,
-    seed: int,
-    episodes: int = EPISODES,
-    hold: int = HOLD,
-    noise: tuple[float, float] = NOISE,
-) -> ReplayBuffer:
-    """Random pushes, each for some steps, and what is seen of what they do."""
-    simulator, buffer, rng = Simulator(task, seed), ReplayBuffer(task.spec), np.random.default_rng(seed)
-
-    def see() -> Any:
-        qpos, qvel = simulator.qpos, simulator.qvel
-        qpos += noise[0] * rng.standard_normal(len(qpos))
-        qvel += noise[1] * rng.standard_normal(len(qvel))
-        return task.observe(qpos, qvel)
-
-    low, high = task.spec.action_low, task.spec.action_high
-    for episode in range(episodes):
-        simulator.reset()
-        action = np.zeros(task.spec.action_dim)
-        buffer.add(Transition(bytes(16), episode, 0, see(), action, first=True))
-        for step in range(STEPS):
-            action = rng.uniform(low, high) if step % hold == 0 else action
-            simulator.step(action)
-            buffer.add(Transition(bytes(16), episode, step + 1, see(), action))
-    return buffer
+EPISODES = 2
 
 
 def recover(seed: int, folder: Path) -> list[dict[str, float | str | int]]:
     """What the model finds, a row a parameter."""
     model = FittedPhysics(CartpoleSwingup().spec)
     begin = time.monotonic()
-    told = model.fit(play(stranger(CartpoleSwingup, TRUTH, folder), seed), Budget())
+    told = model.fit(play(stranger(CartpoleSwingup, TRUTH, folder), seed, episodes=EPISODES), Budget())
     wall = time.monotonic() - begin
     return [
         {

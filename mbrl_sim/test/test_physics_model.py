@@ -20,6 +20,7 @@ from mbrl_sim.models.physics import FittedPhysics, PhysicsConfig
 from mbrl_sim.models.shooting import Segments, Shooting
 from mbrl_sim.rollouts import Rollouts
 from mbrl_sim.simulator import load_model
+from mbrl_sim.stranger import play, stranger
 from mbrl_sim.tasks.arm_reach import ArmReach
 from mbrl_sim.tasks.cartpole_swingup import CartpoleSwingup
 from mbrl_sim.tasks.pendulum import Pendulum
@@ -58,9 +59,9 @@ def test_standard_errors_are_honest(found):
 
 
 def test_without_noise_the_numbers_are_exact(tmp_path):
-    world = physics_fit.stranger(CartpoleSwingup, physics_fit.TRUTH, tmp_path)
+    world = stranger(CartpoleSwingup, physics_fit.TRUTH, tmp_path)
     model = FittedPhysics(CartpoleSwingup().spec, PhysicsConfig(parameters=ALL))
-    buffer = physics_fit.play(world, 0, episodes=1, noise=(0.0, 0.0))
+    buffer = play(world, 0, episodes=1, noise=(0.0, 0.0))
     assert holdout_error(model, buffer) > 0.05
     told = model.fit(buffer, Budget())
     assert told["holdout_error"] < 1e-4
@@ -69,9 +70,9 @@ def test_without_noise_the_numbers_are_exact(tmp_path):
 
 
 def test_friction_is_found_where_the_mjcf_has_none(tmp_path):
-    world = physics_fit.stranger(Pendulum, {"frictionloss:hinge": 0.2, "mass:rod": 1.2}, tmp_path)
+    world = stranger(Pendulum, {"frictionloss:hinge": 0.2, "mass:rod": 1.2}, tmp_path)
     model = FittedPhysics(Pendulum().spec, PhysicsConfig(parameters=("friction:*", "mass:rod")))
-    told = model.fit(physics_fit.play(world, 0, episodes=1), Budget())
+    told = model.fit(play(world, 0, episodes=1), Budget())
     assert told["friction:hinge"] == pytest.approx(0.2, rel=0.05)
     assert told["mass:rod"] == pytest.approx(1.2, rel=0.02)
 
@@ -79,9 +80,9 @@ def test_friction_is_found_where_the_mjcf_has_none(tmp_path):
 def test_a_gear_is_found_beside_masses_that_are_known(tmp_path):
     """A motor that is weaker than the MJCF says: as twice the mass of all that moves."""
     heavy = {"mass:cart": 2.0, "mass:pole": 0.2}
-    world = physics_fit.stranger(CartpoleSwingup, heavy, tmp_path)
+    world = stranger(CartpoleSwingup, heavy, tmp_path)
     model = FittedPhysics(CartpoleSwingup().spec, PhysicsConfig(parameters=("gear:force",)))
-    told = model.fit(physics_fit.play(world, 0, episodes=1), Budget())
+    told = model.fit(play(world, 0, episodes=1), Budget())
     assert told["gear:force"] == pytest.approx(5.0, rel=0.02)
 
 
@@ -97,11 +98,11 @@ def test_what_the_data_do_not_show_stays_nominal_and_is_said_to_be_unknown():
 
 
 def test_members_disagree_as_far_as_the_numbers_are_unknown(tmp_path):
-    world = physics_fit.stranger(Pendulum, {"mass:rod": 1.3, "damping:hinge": 0.1}, tmp_path)
+    world = stranger(Pendulum, {"mass:rod": 1.3, "damping:hinge": 0.1}, tmp_path)
     said = []
     for noise in ((0.003, 0.03), (0.03, 0.3)):
         model = FittedPhysics(Pendulum().spec, PhysicsConfig(particles=8), seed=1)
-        model.fit(physics_fit.play(world, 0, episodes=1, noise=noise), Budget())
+        model.fit(play(world, 0, episodes=1, noise=noise), Budget())
         state = model.observe(None, None, {"vector": torch.tensor([[-1.0, 0.0, 0.0]])})
         rollout = model.imagine(state, torch.ones(1, 1, 20, 1), keep=("obs",))
         assert rollout.obs.shape == (1, 1, 8, 21, 3)
@@ -110,8 +111,8 @@ def test_members_disagree_as_far_as_the_numbers_are_unknown(tmp_path):
 
 
 def test_a_fit_goes_on_from_the_last_one_and_travels(tmp_path):
-    world = physics_fit.stranger(Pendulum, {"mass:rod": 1.3}, tmp_path)
-    buffer = physics_fit.play(world, 0, episodes=1)
+    world = stranger(Pendulum, {"mass:rod": 1.3}, tmp_path)
+    buffer = play(world, 0, episodes=1)
     model = FittedPhysics(Pendulum().spec, PhysicsConfig(parameters=("mass:rod",)))
     first, again = model.fit(buffer, Budget()), model.fit(buffer, Budget())
     assert again["steps"] <= first["steps"]
@@ -133,7 +134,7 @@ def test_a_user_may_break_a_fit_off():
 
     model = FittedPhysics(Pendulum().spec)
     with pytest.raises(Enough):
-        model.fit(physics_fit.play(Pendulum(), 0, episodes=1), Budget(), stop)
+        model.fit(play(Pendulum(), 0, episodes=1), Budget(), stop)
 
 
 def test_the_slopes_are_those_of_the_simulation():

@@ -34,17 +34,19 @@ from mbrl_msgs.srv import Arm
 BRIDGE, DRIVER = "mbrl_bringup.ros.robot_bridge_node", "mbrl_sim.ros.driver_node"
 PLANNER, LEARNER = "mbrl_planner.ros.planner_node", "mbrl_dynamics.ros.dynamics_node"
 PATIENCE = 90.0  # a hang guard [s]
-DAMPING = 2.0  # of the safe command, as in the robot's file
-FILE = "config/robots/cartpole.yaml"
+DAMPING = 2.0  # of the safe command, as in the cart-pole's file
 
 
 class HangError(Exception):
     """The robot did not come to where a trial can begin."""
 
 
-def robot_file(folder: Path, **guard: float) -> Path:
-    """The cart-pole's file, armed again sooner, with some settings of the guard changed."""
-    content = yaml.safe_load(share(FILE).read_text())
+def robot_file(folder: Path, robot: str = "cartpole", **guard: float) -> Path:
+    """An installed robot's file, armed again sooner, with some settings of the guard changed."""
+    original = share(f"config/robots/{robot}.yaml")
+    content = yaml.safe_load(original.read_text())
+    if "description" in content:
+        content["description"] = str(original.with_name(content["description"]))
     content["guard"] |= {"healthy_for": 0.2, **guard}
     content["beginning"]["settle"] = 0.0
     path = folder / "robot.yaml"
@@ -53,9 +55,9 @@ def robot_file(folder: Path, **guard: float) -> Path:
 
 
 def limits_of(robot: RobotConfig) -> Limits:
-    """What every command to the cart-pole must be."""
-    actuator = next(iter(robot.action.values()))
-    return Limits(np.array([actuator.low]), np.array([actuator.high]))
+    """What every command to a robot must be."""
+    actuators = robot.action.values()
+    return Limits(np.array([a.low for a in actuators]), np.array([a.high for a in actuators]))
 
 
 class Processes:
@@ -105,9 +107,11 @@ class Rig:
         guards, worlds: statuses, newest last.
     """
 
-    def __init__(self, me: Peer, folder: Path, namespace: str, settings: Mapping[str, float]) -> None:
+    def __init__(
+        self, me: Peer, folder: Path, namespace: str, settings: Mapping[str, float], robot: str = "cartpole"
+    ) -> None:
         self.me, self.folder, self.namespace = me, folder, namespace
-        self.file = robot_file(folder, **settings)
+        self.file = robot_file(folder, robot, **settings)
         self.robot: RobotConfig = load(self.file)
         self.limits = limits_of(self.robot)
         self.period: float = make_task(self.robot.task).spec.control_period
