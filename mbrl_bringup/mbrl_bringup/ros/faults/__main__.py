@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mbrl_bringup.result import commit_id
+from mbrl_bringup.result import atomic_write, commit_id
 from mbrl_bringup.ros.faults.campaign import FAULTS, inflict
 
 
@@ -30,17 +30,19 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(1))
     begin, tried, load = time.monotonic(), commit_id(), os.getloadavg()[1]
     wanted = [fault for fault in FAULTS if arguments.only in fault.name]
-    faults = [inflict(fault, arguments.full, arguments.seed) for fault in wanted]
-    result = {
-        "faults": faults,
-        "full": arguments.full,
-        "seed": arguments.seed,
-        "duration_s": round(time.monotonic() - begin, 1),
-        "machine": machine() | {"load_before": round(load, 2)},
-        "commit": tried,
-    }
+    faults: list[dict[str, Any]] = []
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    for fault in wanted:
+        faults.append(inflict(fault, arguments.full, arguments.seed))
+        result = {
+            "faults": faults,
+            "full": arguments.full,
+            "seed": arguments.seed,
+            "duration_s": round(time.monotonic() - begin, 1),
+            "machine": machine() | {"load_before": round(load, 2)},
+            "commit": tried,
+        }
+        atomic_write(arguments.out, json.dumps(result, indent=2) + "\n")  # each time: all of them take long
     print(f"written to {arguments.out}")
     return int(any(fault["failures"] for fault in faults))
 

@@ -44,7 +44,7 @@ FAULTS = (  # the most dangerous first
     Fault("planner_killed", _SAFE, "planner_faults.killed", 60, 200, 85),
     Fault("planner_real", _SAFE, "planner_faults.killed_real", 24, 48, 50),
     Fault("rogue", "it trips within two periods", "bridge_faults.rogue", 24, 200, 40),
-    Fault("table", "no point of the arm leaves its workspace", "table_faults.table", 6, 200, 35),
+    Fault("table", "no point of the arm leaves its workspace", "table_faults.table", 6, 60, 35),
     Fault("planner_late", "no command from a plan older than k steps", "planner_faults.late", 20, 600, 40),
     Fault("bridge_killed", "the driver's own timeout ends the force", "bridge_faults.killed", 24, 200, 45),
     Fault("no_timeout", "arming is refused where none is declared", "bridge_faults.undeclared", 20, 100, 10),
