@@ -18,6 +18,7 @@ setup(
             "teleop_node = mbrl_planner.ros.teleop_node:main",
         ],
         "mbrl.agents": [
+            "bco = mbrl_planner.agents.bco:BCO",
             "dreamer = mbrl_planner.agents.dreamer:Dreamer",
             "dyna_q = mbrl_planner.agents.dyna_q:DynaQ",
             "latent_sac = mbrl_planner.agents.latent_sac:LatentSAC",

@@ -128,3 +128,94 @@ class Model(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Any:
         """The inverse of `state_dict`."""
         ...
+
+
+class Belief(Protocol):
+    """A distribution of vectors [..., O], with any leading dimensions."""
+
+    def expected(self) -> Tensor:
+        """Its mean [..., O]; of one-hot actions, their probabilities."""
+        ...
+
+    def draw(self, noise: Noise) -> Tensor:
+        """A sample [..., O]."""
+        ...
+
+    def log_prob(self, target: Tensor) -> Tensor:
+        """Log density [...] of vectors [..., O]; of one-hot actions, their log probability."""
+        ...
+
+
+class InverseModel(Protocol):
+    """Which actions lead there: what a Model answers, asked the other way round."""
+
+    spec: Spec
+
+    def infer(self, obs: Mapping[str, Tensor], later: Mapping[str, Tensor], steps: int = 1) -> Belief:
+        """The action [..., A] executed in `obs`, if `later` was seen so many steps after it.
+
+        Args:
+            obs, later: name -> [..., D] or images, SI, with any leading dimensions.
+            steps: how far apart they are [steps].
+
+        Raises:
+            UserError: that is further than what was learned.
+        """
+        ...
+
+    def represent(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Features [..., Z] of an observation, learned for nothing but `infer`."""
+        ...
+
+    def fit(
+        self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
+    ) -> Metrics:
+        """As a Model's; "holdout_error" is of size one where nothing is known of the action."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that `infer` needs, as tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Any:
+        """The inverse of `state_dict`."""
+        ...
+
+
+class ActionFreeModel(Protocol):
+    """What happens under whatever behaviour made the data: no action is asked for, nor needed to learn."""
+
+    spec: Spec
+
+    def predict(self, obs: Mapping[str, Tensor]) -> Belief:
+        """The next observation [..., D], SI; obs: name -> [..., D]."""
+        ...
+
+    def fill(
+        self, obs: Mapping[str, Tensor], later: Mapping[str, Tensor], steps: int, noise: Noise = None
+    ) -> Tensor:
+        """What lies between: observations [..., n+1, D], SI, from `obs` to `later`, n = `steps` apart.
+
+        Args:
+            obs, later: name -> [..., D], SI.
+            steps: n [steps].
+            noise: draws a path; None = the likely one, pure.
+
+        Raises:
+            UserError: `steps` is more than what was learned.
+        """
+        ...
+
+    def fit(
+        self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
+    ) -> Metrics:
+        """As a Model's."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that predictions need, as tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Any:
+        """The inverse of `state_dict`."""
+        ...

@@ -18,7 +18,15 @@ from torch.utils import _pytree as pytree
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.imagine import imagine_by_steps
-from mbrl_dynamics.interfaces import Budget, Capabilities, Model, Noise, Task
+from mbrl_dynamics.interfaces import (
+    ActionFreeModel,
+    Budget,
+    Capabilities,
+    InverseModel,
+    Model,
+    Noise,
+    Task,
+)
 from mbrl_dynamics.models.observed import ObservationModel
 from mbrl_dynamics.spec import Element, Spec
 from mbrl_dynamics.transition import Transition
@@ -205,6 +213,102 @@ def _check_round_trip(
     with torch.no_grad():
         ours, theirs = (_seen(m, m.step(state, action)) for m in (model, copy))
         assert torch.equal(ours, theirs), "state_dict must say it all"
+
+
+def check_inverse_model(
+    make: Callable[[Spec], Any], *, budget: Budget | None = None, tolerance: float = 0.1
+) -> None:
+    """Hold an inverse model to its protocol, on the point mass.
+
+    Args:
+        make: builds an untrained model for a spec, which learns up to two steps at least.
+        budget: of the fit; None = the default.
+        tolerance: allowed error of the action one step apart, where it is ±1 at most.
+
+    Raises:
+        AssertionError: the model breaks the contract; the message says which rule.
+    """
+    world, spec = PointMass(), point_mass_spec()
+    buffer = record(lambda o, a: world.A @ o + world.B @ a, spec, 8, 50)
+    model: InverseModel = make(spec)
+    metrics = model.fit(buffer, budget or Budget())
+    assert {"train_loss", "holdout_error"} <= metrics.keys(), "fit must report train_loss and holdout_error"
+
+    before = torch.tensor([[0.5, -0.2], [-0.8, 0.3], [0.0, 0.0]])
+    action = torch.tensor([[0.5], [-0.8], [0.0]])
+    obs, after = {"vector": before}, {"vector": world.step(before, action).obs}
+    with torch.no_grad():
+        belief = model.infer(obs, after)
+        guess = belief.expected()
+        assert guess.shape == (3, 1), "infer must tell actions [B, A]"
+        off = (guess - action).abs().max()
+        assert off < tolerance, f"the action that led from here to there is missed by {off:.3f}"
+        assert belief.log_prob(action).shape == (3,), "log_prob must be [B]"
+        draws = [belief.draw(torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+        assert torch.equal(draws[0], draws[1]), "the same noise must give the same draw"
+        assert not torch.equal(draws[0], draws[2]), "other noise must give another draw"
+        far = {"vector": before + 10.0}
+        for beyond in (guess, *draws, model.infer(obs, far).expected()):
+            assert beyond.abs().max() <= 1, "actions must stay within [-1, 1]"
+        deep = [{"vector": x["vector"].expand(4, 3, 2)} for x in (obs, after)]
+        assert torch.allclose(model.infer(*deep).expected()[2], guess, atol=1e-5), (
+            "infer must take any leading dimensions"
+        )
+        assert model.infer(obs, after, steps=2).expected().shape == (3, 1), "steps must keep the shape"
+        feature = model.represent(obs)
+        assert feature.ndim == 2 and len(feature) == 3, "represent must give [B, Z]"
+        copy = make(spec)
+        copy.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+        assert torch.equal(copy.infer(obs, after).expected(), guess), "state_dict must say it all"
+
+
+def check_action_free_model(
+    make: Callable[[Spec], Any], *, budget: Budget | None = None, tolerance: float = 0.1
+) -> None:
+    """Hold an action-free model to its protocol, on the point mass under random actions.
+
+    Args:
+        make: builds an untrained model for a spec, which fills paths of four steps at least.
+        budget: of the fit; None = the default.
+        tolerance: allowed error of a position four steps long, in parts of how far it gets.
+
+    Raises:
+        AssertionError: the model breaks the contract; the message says which rule.
+    """
+    world, spec = PointMass(), point_mass_spec()
+    buffer = record(lambda o, a: world.A @ o + world.B @ a, spec, 8, 50)
+    model: ActionFreeModel = make(spec)
+    metrics = model.fit(buffer, budget or Budget())
+    assert {"train_loss", "holdout_error"} <= metrics.keys(), "fit must report train_loss and holdout_error"
+
+    start = torch.tensor([[0.5, -0.6], [-0.8, 0.5], [0.0, 0.8]])
+    states = [start]
+    for _ in range(4):
+        states.append(world.step(states[-1], torch.zeros(3, 1)).obs)
+    path = torch.stack(states, dim=1)
+    obs, end = {"vector": start}, {"vector": states[-1]}
+    with torch.no_grad():
+        belief = model.predict(obs)
+        assert belief.expected().shape == (3, 2), "predict must tell observations [B, D]"
+        assert belief.log_prob(states[1]).shape == (3,), "log_prob must be [B]"
+        filled, again = model.fill(obs, end, 4), model.fill(obs, end, 4)
+        assert filled.shape == (3, 5, 2), "fill must give [B, n+1, D]"
+        assert torch.equal(filled, again), "fill without noise must be pure"
+        assert torch.equal(model.fill(obs, end, 1), torch.stack([start, states[-1]], 1)), (
+            "between two observations one step apart lies nothing"
+        )
+        draws = [model.fill(obs, end, 4, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+        assert torch.equal(draws[0], draws[1]), "the same noise must give the same path"
+        assert not torch.equal(draws[0], draws[2]), "other noise must give another path"
+        for one in (filled, *draws):
+            assert torch.equal(one[:, 0], start) and torch.equal(one[:, -1], states[-1]), (
+                "a path begins and ends where it is told to"
+            )
+        off = ((filled - path)[..., 0].abs().amax(1) / (path[:, -1] - path[:, 0])[:, 0].abs()).max()
+        assert off < tolerance, f"a path is missed by {off:.3f} of its length"
+        copy = make(spec)
+        copy.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+        assert torch.equal(copy.fill(obs, end, 4), filled), "state_dict must say it all"
 
 
 def check_task(task: Task, observations: np.ndarray) -> None:

@@ -33,6 +33,20 @@ def test_likelihood_is_that_of_scipy(components: int) -> None:
     np.testing.assert_allclose(mixture.nll(target).numpy(), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("components", [1, 3])
+def test_density_spread_and_draws_in_other_units(components: int) -> None:
+    """Two mutations that fail it: the spread of the means left out, and log variances scaled once."""
+    shift, unit = torch.tensor([5.0, -2.0]).double(), torch.tensor([0.1, 3.0]).double()
+    plain = some(components, rows=1)
+    mixture, target = plain.scaled(shift, unit), torch.tensor([[5.1, 1.0]]).double()
+    inside = (-0.5 * 2 * plain.nll((target - shift) / unit)) - np.log(2 * np.pi) - unit.log().sum()
+    torch.testing.assert_close(mixture.log_prob(target), inside)
+    many = Mixture(*(x.expand(200_000, *x.shape[1:]) for x in mixture))
+    drawn = many.draw(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0), mixture.expected()[0], rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.var(0), mixture.variance()[0], rtol=0.03, atol=0)
+
+
 def test_what_is_not_known_does_not_count() -> None:
     mixture, target = some(3), torch.tensor([[0.3, torch.nan]] * 5, dtype=torch.float64)
     first = Mixture(mixture.mean[..., :1], mixture.log_var[..., :1], mixture.logit)

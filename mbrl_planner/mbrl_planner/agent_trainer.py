@@ -63,7 +63,8 @@ class AgentTrainer:
         env_steps: steps of experience so far.
 
     Raises:
-        UserError: the dataset or the checkpoint is not of this agent, task or dynamics.
+        UserError: the dataset or the checkpoint is not of this agent, task or dynamics, or the agent lacks
+            what it learns from.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class AgentTrainer:
         dataset: Path | None = None,
         checkpoint: Path | None = None,
     ) -> None:
+        agent.check_learning()
         self.agent, self.agent_id = agent, agent_id
         self.dataset = dataset or (folder / DATASET if folder else None)
         self.checkpoint = checkpoint or (folder / CHECKPOINT if folder else None)

@@ -65,6 +65,8 @@ def check_deployment(name: str, spec: Spec, given: Mapping[str, Any], node: Mapp
     agent_class = policy_class(name)
     choose(node["device"])
     agent = agent_class(spec, build(agent_class.Config, given, prefix(name)), device=node["acting_device"])
+    if node["learn"]:
+        agent.check_learning()
     if node["checkpoint"]:
         agent_trainer.load(Path(node["checkpoint"]).expanduser(), agent, name, learn=False)
     folder = Path(node["dataset"]).expanduser()

@@ -4,6 +4,7 @@ https://publications.aston.ac.uk/id/eprint/373/).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,26 @@ class Mixture(NamedTuple):
         if self.mean.shape[-2] == 1:
             return self.mean.squeeze(-2)
         return (torch.softmax(self.logit, -1).unsqueeze(-1) * self.mean).sum(-2)
+
+    def variance(self) -> Tensor:
+        """Variance of each output [..., O]: within the components, and of their means."""
+        share = torch.softmax(self.logit, -1).unsqueeze(-1) if self.mean.shape[-2] > 1 else 1.0
+        apart = self.mean - self.expected().unsqueeze(-2)
+        return (share * (self.log_var.exp() + apart.square())).sum(-2)
+
+    def draw(self, noise: Noise) -> Tensor:
+        """A sample [..., O]."""
+        mean, std = self.component(noise)
+        return mean + std * torch.randn(mean.shape, generator=noise, device=mean.device)
+
+    def scaled(self, mean: Tensor, std: Tensor) -> Mixture:
+        """The mixture of `mean` + `std` times what this one is of, both [..., O]."""
+        mean, std = mean.unsqueeze(-2), std.unsqueeze(-2)
+        return Mixture(mean + std * self.mean, self.log_var + 2.0 * std.log(), self.logit)
+
+    def log_prob(self, target: Tensor) -> Tensor:
+        """Log density [...] of targets [..., O]."""
+        return -0.5 * target.shape[-1] * (self.nll(target) + math.log(2.0 * math.pi))
 
     def nll(self, target: Tensor) -> Tensor:
         """Twice the negative log likelihood [...] of targets [..., O], an output, without the constant.

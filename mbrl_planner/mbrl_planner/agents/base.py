@@ -115,6 +115,13 @@ class PolicyAgent(nn.Module):
 
     # Learning -----------------------------------------------------------------------------------------------
 
+    def check_learning(self) -> None:
+        """Look whether there is all that it takes to learn; one that only acts is not asked.
+
+        Raises:
+            UserError: there is not, in one sentence.
+        """
+
     def update(
         self, buffer: ReplayBuffer, model: Model | None = None, *, env_steps: int, limit: int = 1_000_000
     ) -> Metrics:
