@@ -34,6 +34,7 @@ class Reading:
     position: Array  # [A] of each joint
     velocity: Array  # [A]
     watched: Array  # [M] in the order of `bounds`
+    unknown: str = ""  # which element of the observation is not finite; empty = all are
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,8 @@ class Guard:
     # What is wrong ------------------------------------------------------------------------------------------
 
     def _fault(self, reading: Reading) -> str:
+        if reading.unknown:
+            return f"element '{reading.unknown}' of the observation is not finite"
         for i, actuator in enumerate(self.settings.joints):
             needed = self._holds[i] or self.workspace is not None
             if needed and not math.isfinite(reading.position[i]):

@@ -43,6 +43,7 @@ class Senses:
             name: Stream(source.max_age, source.behind, np.array([is_angle(v) for v in wanted[name]], bool))
             for name, source in robot.sources.items()
         }
+        self._elements = [element.name for element in spec.observation]
         channels = [robot.observation[element.name] for element in spec.observation]
         self._filters = [_Filter(channel, spec.control_period) for channel in channels]
         self._observed = [(c.source, wanted[c.source].index(c.value)) for c in channels]
@@ -109,6 +110,7 @@ class Senses:
             position=_pick(told, self._position),
             velocity=_pick(told, self._velocity),
             watched=np.array([known[source][i] for source, i in self._watched]),
+            unknown=next((self._elements[i] for i in np.flatnonzero(~np.isfinite(observation))), ""),
         )
         return Look(observation, reading, images)
 
@@ -142,8 +144,12 @@ class _Filter:
                 change = (change + turn / 2) % turn - turn / 2
             self._before, x = x, change / self._period
         if c.low_pass:
-            self._smooth = x if self._smooth is None else self._smooth + self._share * (x - self._smooth)
+            if self._smooth is None or not math.isfinite(self._smooth):  # nothing wrong is remembered
+                self._smooth = x
+            self._smooth += self._share * (x - self._smooth)
             x = self._smooth
         if c.encoding == "identity":
             return x
+        if not math.isfinite(x):
+            return math.nan  # math.cos would raise; what is not finite is for the guard to judge
         return math.cos(x) if c.encoding == "cos" else math.sin(x)

@@ -77,6 +77,7 @@ class RobotWorld:
         self._step = 0  # periods since the episode began
         self._episode = -1
         self._look: Look | None = None  # of this period
+        self._unknown = ""  # element that was seen in it, and is not finite
         self._home: Array | None = None  # where a motion leads to
         self._ready_at = math.inf  # when the robot has come to rest
         self._heard = now  # the last valid answer
@@ -166,9 +167,12 @@ class RobotWorld:
 
     def decide(self, now: float) -> Command | None:
         """The first half of a period: look at the robot, and say what to send, since that cannot wait."""
-        look = self._look = self.senses.look(now)
+        look, self._unknown = self.senses.look(now), ""
         if look is not None:
             self.guard.read(look.reading, now)
+            self._unknown = look.reading.unknown
+            look = None if self._unknown else look  # nobody is told what is not finite
+        self._look = look
         before = self.state
         self._news = self._advance(look, now), before
         choice, wanted = self._wanted()
@@ -242,6 +246,8 @@ class RobotWorld:
             return "the robot's clock was set"
         if self.guard.phase is Phase.TRIPPED:
             return self.guard.reason
+        if self._unknown:
+            return f"element '{self._unknown}' of the observation is not finite"
         if self.guard.phase is not Phase.RUNNING and not self.passive:
             return "the robot was disarmed"
         assert self.state is not None

@@ -11,8 +11,9 @@ import yaml
 from transforms3d.euler import euler2quat
 
 from mbrl_bringup.guard import Phase
-from mbrl_bringup.robot_config import load
+from mbrl_bringup.robot_config import Channel, load
 from mbrl_bringup.robot_readings import Reader, Sample, Stream
+from mbrl_bringup.robot_senses import _Filter
 from mbrl_bringup.robot_world import RobotWorld, Status
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.transition import Answer
@@ -227,6 +228,38 @@ def test_what_is_recorded_is_what_the_guard_let_through():
     command = bench.beat([9.0]).command
     assert command.values.tolist() == [2.0], "a fifth of the limits"
     assert bench.beat().state.action.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("joint", [0, 1])
+def test_a_reading_that_is_not_finite_trips_and_nothing_of_it_is_commanded(joint, bad):
+    bench = Bench().running()
+    good, bench.position[joint] = bench.position[joint], bad
+    beat = bench.beat([6.0])
+    element = ("cart_position", "pole_angle_cos")[joint]
+    assert bench.world.guard.phase is Phase.TRIPPED
+    assert bench.world.guard.reason == f"element '{element}' of the observation is not finite"
+    assert np.isfinite(beat.command.values).all() and beat.command.safe
+    assert beat.state.truncated and np.isfinite(beat.state.observation).all(), "nobody is told"
+    assert "no good reading" in bench.world.guard.arm(bench.now)
+    bench.position[joint] = good
+    bench.running()
+
+
+def test_a_dry_run_ends_with_a_reading_that_is_not_finite():
+    bench = Bench(passive=True)
+    bench.world.reset(bench.now)
+    bench.world.ready(bench.now)
+    while bench.beat().state is None:
+        pass
+    bench.position[1] = math.nan
+    state = bench.beat().state
+    assert state.truncated and "'pole_angle_cos' of the observation is not finite" in bench.world.last_fault
+
+
+def test_a_low_pass_forgets_what_was_not_finite():
+    smooth = _Filter(Channel("joints", "slider.position", low_pass=0.1), 0.05)
+    assert [smooth(x) for x in (1.0, math.nan, 2.0, 2.0)][2:] == [2.0, 2.0]
 
 
 def test_a_late_controller_is_bridged_then_made_safe_then_trips_and_the_episode_is_cut():
