@@ -86,10 +86,12 @@ class Workspace:
             )
         known = _parents(urdf)
         self._range = _ranges(known, joints)
-        self._chains = [
-            (_chain(known, one_of("link of workspace.points", p.link, known), joints, urdf), np.array(p.at))
+        chains = [
+            _chain(known, one_of("link of workspace.points", p.link, known), joints, urdf)
             for p in settings.points
         ]
+        self._at = np.array([p.at for p in settings.points])
+        self._moves = _together(chains)
 
     def reachable(self, here: Array, wanted: Array) -> Array:
         """How far joints that stand at `here` [A] come on their way to `wanted` [S, A].
@@ -100,18 +102,16 @@ class Workspace:
 
     def positions(self, joints: Array) -> Array:
         """Where the points are in the root's frame [S, K, 3], in m, for joint positions [S, A]."""
-        found = []
-        for chain, at in self._chains:
-            point = np.broadcast_to(at, (len(joints), 3))
-            for joint in chain:  # from the point's link to the root
-                if joint.moves >= 0:
-                    value = joints[:, joint.moves, None]
-                    point = _turned(point, joint, value) if joint.turns else point + value * joint.axis
-                if joint.rotation is not None:
-                    point = point @ joint.rotation.T
-                point = point + joint.origin
-            found.append(point)
-        return np.stack(found, axis=1)
+        found = np.repeat(self._at[:, None], len(joints), axis=1)
+        for joint, moved in self._moves:  # from the outermost to the root
+            points = found[moved]
+            if joint.moves >= 0:
+                value = joints[:, joint.moves, None]
+                points = _turned(points, joint, value) if joint.turns else points + value * joint.axis
+            if joint.rotation is not None:
+                points = points @ joint.rotation.T
+            found[moved] = points + joint.origin
+        return found.transpose(1, 0, 2)
 
     def clearance(self, joints: Array) -> Array:
         """Distance of the points to the nearest side [S], in m; negative outside, NaN where it is unknown."""
@@ -132,9 +132,9 @@ class Workspace:
 
 
 def _turned(point: Array, joint: _Joint, angle: Array) -> Array:
-    """Points [S, 3] turned about the joint's axis by angles [S, 1] (Rodrigues' formula)."""
+    """Points [K, S, 3] turned about the joint's axis by angles [S, 1] (Rodrigues' formula)."""
     cos, sin = np.cos(angle), np.sin(angle)
-    along = (point @ joint.axis)[:, None] * joint.axis
+    along = (point @ joint.axis)[..., None] * joint.axis
     turned: Array = along + cos * (point - along) + sin * (point @ joint.across)
     return turned
 
@@ -179,6 +179,14 @@ def _chain(
         parent = element.find("parent")
         link = "" if parent is None else parent.get("link", "")
     return chain
+
+
+def _together(chains: Sequence[Sequence[_Joint]]) -> list[tuple[_Joint, list[int]]]:
+    """Each joint once, with the numbers of all points that it moves; a joint comes before those that carry it."""
+    depth = {joint.name: len(chain) - i for chain in chains for i, joint in enumerate(chain)}
+    joints = {joint.name: joint for chain in chains for joint in chain}
+    moved = {name: [k for k, c in enumerate(chains) if any(j.name == name for j in c)] for name in joints}
+    return [(joints[name], moved[name]) for name in sorted(joints, key=depth.__getitem__, reverse=True)]
 
 
 def _joint(element: ElementTree.Element, joints: Sequence[str], urdf: Path) -> _Joint:
