@@ -182,7 +182,7 @@ def _chain(
 
 
 def _together(chains: Sequence[Sequence[_Joint]]) -> list[tuple[_Joint, list[int]]]:
-    """Each joint once, with the numbers of all points that it moves; a joint comes before those that carry it."""
+    """Each joint once, with the numbers of all points that it moves, before the joints that carry it."""
     depth = {joint.name: len(chain) - i for chain in chains for i, joint in enumerate(chain)}
     joints = {joint.name: joint for chain in chains for joint in chain}
     moved = {name: [k for k, c in enumerate(chains) if any(j.name == name for j in c)] for name in joints}
