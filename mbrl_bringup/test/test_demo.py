@@ -222,6 +222,10 @@ def test_the_whole_stack_learns_the_pendulum(mbrl: Callable[..., NodeProcess], t
     errors = [episode.holdout_error for episode in read_result(folder).episodes[:-1]]
     assert errors[-1] < errors[0], errors
     assert (folder / "predicted_against_happened.png").is_file()
+    with NodeProcess([sys.executable, "-m", "mbrl_bringup.cli", "evaluate", str(folder)]) as evaluation:
+        assert evaluation.wait() == 0, evaluation.output
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert found["steps"] == 1000 and found["unseen_steps"] >= 200, "the last episode is seen by no model"
 
 
 def test_a_demo_on_a_robot_arms_its_stand_in_and_learns(
