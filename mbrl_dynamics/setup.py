@@ -20,6 +20,7 @@ setup(
             "ensemble = mbrl_dynamics.models.ensemble:Ensemble",
             "gmm = mbrl_dynamics.models.gmm:GMM",
             "gp = mbrl_dynamics.models.gp:GP",
+            "latent = mbrl_dynamics.models.latent:Latent",
             "network = mbrl_dynamics.models.network:Network",
             "residual = mbrl_dynamics.models.residual:Residual",
             "rssm = mbrl_dynamics.models.rssm:RSSM",

@@ -14,7 +14,7 @@ OURS = {
     if entry.value.startswith("mbrl_dynamics.")
 }
 # Held to it in a file of their own: they need another world, or more than their defaults.
-ELSEWHERE = {"residual", "rssm", "tabular", "tdmpc"}
+ELSEWHERE = {"latent", "residual", "rssm", "tabular", "tdmpc"}
 SMALL = {  # configuration and gradient steps; others as they are by default
     "ensemble": ({"members": 3, "hidden": (32, 32), "batch_size": 64}, 600),
     "gp": ({"points": 100, "features": 32}, 60),

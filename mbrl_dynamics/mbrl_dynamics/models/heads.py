@@ -124,3 +124,11 @@ class NormedMLP(nn.Module):
             x = F.silu(norm(layer(x)))
         out: Tensor = self.layers[-1](x)
         return out
+
+
+class MLP(NormedMLP):
+    """The same without LayerNorm: where it is asked far from the data, it goes on in straight lines."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, zero: bool = False) -> None:
+        super().__init__(inputs, hidden, outputs, zero=zero)
+        self.norms = nn.ModuleList(nn.Identity() for _ in hidden)

@@ -17,6 +17,7 @@ from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.imagine import imagine_by_steps
 from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.models.heads import ExponentialTwoHot, NormedMLP, symexp, symlog
+from mbrl_dynamics.models.holdout import mean_over, relative, thin
 from mbrl_dynamics.models.image import ImageDecoder, ImageEncoder, as_uint8, image_loss
 from mbrl_dynamics.models.normalizer import Normalizer
 from mbrl_dynamics.models.recurrent import RecurrentCore, RSSMState, balanced_kl, draw, exponential
@@ -263,18 +264,20 @@ class RSSM(nn.Module):
         feature = self.feature(state)
         dynamics, representation = balanced_kl(posterior, self.core.prior(state.deter), c.free_nats)
         losses = {
-            "kl_loss": _mean(c.dynamics_weight * dynamics + c.representation_weight * representation, used)
+            "kl_loss": mean_over(
+                c.dynamics_weight * dynamics + c.representation_weight * representation, used
+            )
         }
         came = batch.valid.T
         known = came & batch.reward.T.isfinite()
         reward = self.two_hot.loss(self.reward_head(feature[1:]), batch.reward.T.nan_to_num())
         going = self.continue_head(feature[1:]).squeeze(-1)
         ended = F.binary_cross_entropy_with_logits(going, 1.0 - batch.terminated.T.float(), reduction="none")
-        losses |= {"reward_loss": _mean(reward, known), "continue_loss": _mean(ended, came)}
+        losses |= {"reward_loss": mean_over(reward, known), "continue_loss": mean_over(ended, came)}
         if self.decodes:
             losses |= self._decoding(feature, batch, used)
         else:
-            losses["inverse_loss"] = _mean(self._inversion(feature, embedding, batch), came)
+            losses["inverse_loss"] = mean_over(self._inversion(feature, embedding, batch), came)
         return losses, state
 
     def used(self, batch: Trajectory) -> Tensor:
@@ -287,9 +290,9 @@ class RSSM(nn.Module):
         if self.spec.observation_dim:
             target = self.squash(batch.obs["vector"].transpose(0, 1).float())
             error = (self.vector_decoder(feature) - target).square().sum(-1)
-            losses["vector_loss"] = self.config.vector_weight * _mean(error, used)
+            losses["vector_loss"] = self.config.vector_weight * mean_over(error, used)
         for name, decoder in self.image_decoders.items():
-            losses[f"{name}_loss"] = _mean(
+            losses[f"{name}_loss"] = mean_over(
                 image_loss(decoder(feature), batch.obs[name].transpose(0, 1)), used
             )
         return losses
@@ -319,7 +322,7 @@ class RSSM(nn.Module):
 
         Without a decoder: of rewards and inverted actions, in standard deviations of these.
         """
-        batch = _thin(batch)
+        batch = thin(batch, _JUDGED)
         state, _, embedding = self.filter(batch, None)
         weight = batch.valid.T.clone()
         weight[: len(weight) // 2] = False
@@ -328,15 +331,15 @@ class RSSM(nn.Module):
             prior = RSSMState(state.deter, self.core.prior(state.deter).exp().flatten(-2))
             guess = self.vector(self.feature(prior))[1:]
             change = (obs[1:] - obs[:-1])[weight]
-            return _relative((guess - obs[1:])[weight], change)
+            return relative((guess - obs[1:])[weight], change)
         feature = self.feature(state)
         known = weight & batch.reward.T.isfinite()
         reward = batch.reward.T[known].unsqueeze(-1)
         missed = self._inversion(feature, embedding, batch)[weight].sqrt().unsqueeze(-1)
-        error = _relative(missed, batch.action.transpose(0, 1)[weight].norm(dim=-1, keepdim=True))
+        error = relative(missed, batch.action.transpose(0, 1)[weight].norm(dim=-1, keepdim=True))
         if not len(reward):
             return error
-        return 0.5 * (error + _relative(self.reward(feature[1:])[known].unsqueeze(-1) - reward, reward))
+        return 0.5 * (error + relative(self.reward(feature[1:])[known].unsqueeze(-1) - reward, reward))
 
     def fit(
         self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
@@ -358,30 +361,3 @@ class RSSM(nn.Module):
         """The inverse of `training_state`."""
         self._trainer.load_state_dict(state)
         self._noise.set_state(state["noise"])
-
-
-def _mean(loss: Tensor, used: Tensor) -> Tensor:
-    """Mean of a loss [T, B] over what is used, bool [T, B]; zero where nothing is."""
-    return (loss * used).sum() / used.sum().clamp(min=1)
-
-
-def _relative(error: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute error [1] of [M, K] in standard deviations of the truth [M, K]."""
-    std = truth.std(0, correction=0)
-    return (error.abs() / torch.where(std > 1e-6, std, 1.0)).mean().reshape(1)
-
-
-def _thin(batch: Trajectory) -> Trajectory:
-    """At most so many slices of a batch, spread over it."""
-    count = len(batch.valid)
-    if count <= _JUDGED:
-        return batch
-    rows = torch.linspace(0, count - 1, _JUDGED).long()
-    return Trajectory(
-        obs={name: x[rows] for name, x in batch.obs.items()},
-        action=batch.action[rows],
-        reward=batch.reward[rows],
-        terminated=batch.terminated[rows],
-        first=batch.first[rows],
-        valid=batch.valid[rows],
-    )
