@@ -14,6 +14,7 @@ from mbrl_dynamics.spec import Spec
 from mbrl_sim.adapters.translate import sentence
 from mbrl_sim.drawing import Drawing
 from mbrl_sim.physics import Physics, StepResult
+from mbrl_sim.tasks.base import MujocoTask
 
 Array = Any  # a numpy array or a torch tensor
 LONG = 1000  # frames in an episode of an environment without a limit
@@ -33,6 +34,7 @@ class Hint:
     reward: Callable[[Array], Array] | None = None  # of one frame [...]
     terminated: Callable[[Array], Array | None] | None = None  # bool [...], or None where it never ends
     angles: tuple[int, ...] = ()  # places, in the environment's observation, of angles that can grow for ever
+    twin: type[MujocoTask] | None = None  # the same world with an MJCF of ours, which planners can simulate
 
 
 class AdaptedTask:
@@ -69,6 +71,11 @@ class AdaptedTask:
     def knows_reward(self) -> bool:
         """Whether `reward` is known to planners."""
         return self._hint.reward is not None
+
+    @property
+    def twin(self) -> MujocoTask | None:
+        """The same world as a task of ours, whose state an observation tells; None = there is none."""
+        return None if self._hint.twin is None else self._hint.twin(self.action_repeat)
 
     def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """Reward of one control period, [...], of which the last frame is taken for all.

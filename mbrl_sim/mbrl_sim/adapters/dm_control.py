@@ -18,6 +18,7 @@ from mbrl_dynamics.spec import Spec
 from mbrl_sim.adapters.base import LONG, AdaptedSimulator, AdaptedTask, Array, Frame, Hint, never
 from mbrl_sim.adapters.translate import bounded, circled, elements, on_circles, optional, sentence
 from mbrl_sim.physics import split_state
+from mbrl_sim.tasks.reacher import Reacher
 
 FAMILY = "dm_control"
 
@@ -137,6 +138,6 @@ def _reached(radii: float) -> Callable[[Array], Array]:
 
 
 HINTS = {  # the reacher's shoulder has no limits: an arm that winds itself up would see ever new angles
-    "reacher-easy": Hint(_reached(0.05 + 0.01), angles=(0,)),
-    "reacher-hard": Hint(_reached(0.015 + 0.01), angles=(0,)),
+    "reacher-easy": Hint(_reached(0.05 + 0.01), angles=(0,), twin=Reacher),
+    "reacher-hard": Hint(_reached(0.015 + 0.01), angles=(0,), twin=Reacher),
 }

@@ -184,7 +184,11 @@ class SimulatorModel(nn.Module):
 def _world_of(spec: Spec) -> MujocoTask:
     """The installed task that a spec names, at its control period."""
     name = spec.task  # it may have been received: only what is installed is loaded
-    task = plugins.find("tasks", name)() if name in plugins.names("tasks") else None
+    if name in plugins.names("tasks"):
+        task = plugins.find("tasks", name)()
+    else:
+        family = name.partition("/")[0]
+        task = getattr(plugins.make_task(name), "twin", None) if family in plugins.families() else None
     if not isinstance(task, MujocoTask):
         raise UserError(f"there is no MJCF to simulate: '{name}' is no installed task with a world in MuJoCo")
     frames = round(spec.control_period / task.frame)
