@@ -13,6 +13,7 @@ setup(
     ],
     install_requires=["setuptools"],
     extras_require={  # other people's worlds
+        "adroit": ["gymnasium-robotics==1.4.2"],
         "dm_control": ["dm_control==1.0.50 ; python_version < '3.13'"],
         "gymnasium": ["gymnasium[mujoco]==1.4.0"],
     },
@@ -26,6 +27,7 @@ setup(
             "simulator = mbrl_sim.models.simulator:SimulatorModel",
         ],
         "mbrl.tasks": [
+            "adroit_pen = mbrl_sim.tasks.adroit_pen:AdroitPen",
             "arm_reach = mbrl_sim.tasks.arm_reach:ArmReach",
             "arm_reach_obstacle = mbrl_sim.tasks.arm_reach_obstacle:ArmReachObstacle",
             "cliff = mbrl_sim.tasks.cliff:Cliff",

@@ -130,6 +130,11 @@ DEMOS = {
     ),
     "arm_reach": _REACHING,
     "arm_reach_obstacle": _REACHING,
+    "adroit_pen": Demo(
+        solved=lambda returns: best(returns) >= 1000.0,
+        goals=(Goal("best return", "1", 1000.0, lambda r: best(r.returns)),),
+        policy=1000.0,
+    ),
     "pendulum_swingup": Demo(
         solved=lambda returns: mean(returns[-3:], 3) >= 700.0,
         early_stop=True,

@@ -175,13 +175,19 @@ class Simulator(Drawing):
 
 
 def load_model(task: MujocoTask) -> mujoco.MjModel:
-    """The MJCF of a task.
+    """The MJCF of a task, as the task wants it.
 
     Raises:
         UserError: it cannot be used.
     """
+    edit = getattr(task, "edit", None)
     try:
-        model = mujoco.MjModel.from_xml_path(str(task.mjcf))
+        if edit is None:
+            model = mujoco.MjModel.from_xml_path(str(task.mjcf))
+        else:
+            parsed = mujoco.MjSpec.from_file(str(task.mjcf))
+            edit(parsed)
+            model = parsed.compile()
     except (ValueError, mujoco.FatalError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{task.mjcf}, the MJCF of task '{task.spec.task}', cannot be used: {why}") from None

@@ -32,8 +32,9 @@ class MujocoTask:
 
     Observations are [..., D] in SI units, actions [..., A] scaled to [-1, 1]; numpy or torch alike.
     A task may also define `after_step(qpos, qvel, timestep)`, called after each physics step, which changes
-    positions [..., nq] and velocities [..., nv] in place, and `success(obs)`: whether its aim is met, bool
-    [...], by which a run is judged.
+    positions [..., nq] and velocities [..., nv] in place, `success(obs)`: whether its aim is met, bool
+    [...], by which a run is judged, and `edit(mjcf)`, which changes the MJCF (a mujoco.MjSpec) once it is
+    read.
 
     Args:
         action_repeat: frames in a control period; None = as the task says. `max_steps` is scaled with it, so
