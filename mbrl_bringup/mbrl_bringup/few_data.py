@@ -21,19 +21,25 @@ import torch
 
 from mbrl_bringup.result import atomic_write, commit_id, machine_name
 from mbrl_dynamics.buffer import ReplayBuffer
+from mbrl_dynamics.config import build
 from mbrl_dynamics.interfaces import Budget, Model
 from mbrl_dynamics.models.with_task import WithTask
 from mbrl_dynamics.plugins import find
 from mbrl_dynamics.transition import Transition
 from mbrl_planner.planners.icem import ICEM, ICEMConfig
-from mbrl_sim.models.physics import FittedPhysics
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.stranger import stranger
 from mbrl_sim.tasks.pendulum import Pendulum
 
-MODELS = ("physics", "gp", "ensemble", "network")
-STEPS = (10, 20, 35, 50, 75, 100, 150, 200)
-STARTS = 5  # episodes that judge a model, begun alike for all
+MODELS: dict[str, dict[str, Any]] = {  # and what differs from their defaults
+    "physics": {"particles": 1},
+    "gp": {"points": 150, "features": 64, "draws": 2},
+    "ensemble": {},
+    "network": {},
+}
+SEARCH = {"horizon": 20, "candidates": 32, "iterations": 2}
+STEPS = (10, 20, 35, 50, 75, 100, 200)
+STARTS = 3  # episodes that judge a model, begun alike for all
 SOLVED = -250.0  # mean return, as `mbrl demo --task pendulum` wants it
 WRONG = {"mass:rod": 0.4}  # [kg]
 
@@ -52,16 +58,16 @@ def motion(seed: int) -> list[Transition]:
 
 def made(name: str, seed: int, folder: Path) -> Model:
     """A model that has seen nothing."""
-    if name == "physics":
-        return FittedPhysics(Pendulum().spec, seed=seed, task=stranger(Pendulum, WRONG, folder))
-    model: Model = find("models", name)(Pendulum().spec, seed=seed)
+    kind = find("models", name)
+    begun = {"task": stranger(Pendulum, WRONG, folder)} if name == "physics" else {}
+    model: Model = kind(Pendulum().spec, build(kind.Config, MODELS[name]), seed=seed, **begun)
     return model
 
 
 def returns(model: Model, seed: int, starts: int = STARTS) -> list[float]:
     """Of iCEM with a model, an episode from each start, side by side."""
     task, noise = Pendulum(), torch.Generator().manual_seed(seed)
-    known, planner, guess = WithTask(model, task), ICEM(ICEMConfig(horizon=20)), None
+    known, planner, guess = WithTask(model, task), ICEM(ICEMConfig(**SEARCH)), None
     worlds = [Simulator(task) for _ in range(starts)]
     seen = np.stack([world.reset(seed=1000 + i) for i, world in enumerate(worlds)])
     total = np.zeros(starts)
@@ -123,6 +129,8 @@ def main() -> None:
     result = {
         "task": "pendulum",
         "solved": SOLVED,
+        "models": MODELS,
+        "search": SEARCH,
         "enough_steps": {name: [enough(rows, name, s) for s in range(options.seeds)] for name in MODELS},
         "rows": rows,
         "wall_s": round(time.monotonic() - begin, 1),
