@@ -38,7 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {  # and what differs from their defaults
     "network": {},
 }
 SEARCH = {"horizon": 20, "candidates": 32, "iterations": 2}
-STEPS = (10, 20, 35, 50, 75, 100, 200)
+STEPS = (20, 35, 50, 75, 100, 200)
 STARTS = 3  # episodes that judge a model, begun alike for all
 SOLVED = -250.0  # mean return, as `mbrl demo --task pendulum` wants it
 WRONG = {"mass:rod": 0.4}  # [kg]
