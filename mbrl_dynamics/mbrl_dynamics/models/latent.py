@@ -221,8 +221,8 @@ class Latent(StateSpace):
         obs: Mapping[str, Tensor],
         learned: Tensor,
     ) -> dict[str, Tensor]:
-        """The same for what is foretold 1, 2 ... `unroll` steps ahead along the means; images only one step
-        ahead, for their decoder takes long.
+        """The same for what is foretold 1, 2 ... `unroll` steps ahead along the means; of the images some,
+        for their decoder takes long.
         """
         path, steps = latent[:-1], []
         most = min(self.config.unroll, len(action))
@@ -238,8 +238,8 @@ class Latent(StateSpace):
         used = learned[rows] & batch.valid.T[starts]
         losses = self._rewarding("ahead", before, after, action[rows], batch.reward.T[rows], used)
         losses |= self._decoding("ahead", after, {"vector": obs["vector"][1:][rows]}, used)
-        images = {name: obs[name][1:] for name in self.image_decoders}
-        return losses | self._decoding("ahead", after[: len(action)], images, used[: len(action)])
+        images = {name: obs[name][1:][rows[::most]] for name in self.image_decoders}
+        return losses | self._decoding("ahead", after[::most], images, used[::most])
 
     def _missed(self, name: str, when: str) -> Any:
         """Without spread both count alike: else all that was seen would be told, down to its noise."""
