@@ -214,7 +214,7 @@ class Training:
         begin = time.monotonic()
         metrics = self.model.fit(self.trainer.buffer, Budget(self.settings.fit_steps))
         self._fitted = self.trainer.env_steps
-        told = {name: metrics[name] for name in ("holdout_error", "train_loss")}
+        told = {name: value for name, value in metrics.items() if name not in ("steps", "seconds")}
         self._tell("fit", {**told, "fit_seconds": time.monotonic() - begin})
         self._save_model(metrics)
 
