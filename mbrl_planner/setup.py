@@ -42,6 +42,7 @@ setup(
             "mppi = mbrl_planner.planners.mppi:MPPI",
             "pddm = mbrl_planner.planners.pddm:PDDM",
             "random_shooting = mbrl_planner.planners.random_shooting:RandomShooting",
+            "rrt = mbrl_planner.planners.rrt:RRT",
         ],
     },
 )

@@ -17,9 +17,10 @@ from mbrl_dynamics.types import ModelState
 from mbrl_planner.interfaces import Guess, Heads, Plan
 from mbrl_planner.planners.local import LocalPlanner, differentiating, usable
 from mbrl_planner.planners.noise import colored_noise
+from mbrl_planner.planners.options import Expansions
 from mbrl_planner.planners.sampling import pick
 from mbrl_planner.planners.scoring import returns_of, wary
-from mbrl_planner.planners.shared import shown
+from mbrl_planner.planners.shared import shown, warmed
 
 EDGE = 0.995  # largest action; nearer to 1, tanh is so flat that a plan would never come back
 
@@ -72,6 +73,7 @@ class GradientConfig:
     discount: Annotated[
         float, Field(gt=0, le=1, description="of rewards a step later, and of a terminal value [1]")
     ] = 1.0
+    rrt_expansions: Expansions = 0
 
 
 class Gradient(LocalPlanner):
@@ -102,6 +104,7 @@ class Gradient(LocalPlanner):
         noise = torch.default_generator if noise is None else noise
         with differentiating(model), torch.enable_grad():
             state = usable(state)
+            guess, shift = warmed(self.config, model, state, guess, shift, heads, deadline, noise)
             begin = self._begin(model, state, guess, shift, noise)
             climb, met = self._climb(model, state, begin, heads, deadline)
         best = climb.returns.argmax(1, keepdim=True)

@@ -27,8 +27,9 @@ from mbrl_planner.planners.local import (
     usable,
 )
 from mbrl_planner.planners.lqr import Found, plan_of
+from mbrl_planner.planners.options import Expansions
 from mbrl_planner.planners.riccati import Damping, Gains, solve
-from mbrl_planner.planners.shared import singles
+from mbrl_planner.planners.shared import singles, warmed
 
 SHARES = tuple(1.1 ** -(i**2) for i in range(10))  # step sizes of the line search, all tried at once
 ACCEPTED = 1e-4  # least rise of the return, of that which was expected
@@ -47,6 +48,7 @@ class ILQRConfig:
     discount: Annotated[
         float, Field(gt=0, le=1, description="of rewards a step later, and of a terminal value [1]")
     ] = 1.0
+    rrt_expansions: Expansions = 0
 
 
 class ILQR(LocalPlanner):
@@ -78,6 +80,8 @@ class ILQR(LocalPlanner):
         horizon, width, config = self.config.horizon, model.spec.inner_action_dim, self.config
         with differentiating(model):
             state = usable(state)
+            drawn = torch.default_generator if noise is None else noise
+            guess, shift = warmed(config, model, state, guess, shift, heads, deadline, drawn)
             found = []
             for b, one in enumerate(singles(state)):
                 problem = Problem(model, one, horizon, config.discount, config.caution, heads)

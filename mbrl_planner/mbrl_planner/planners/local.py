@@ -17,7 +17,7 @@ from mbrl_dynamics.types import ModelState
 from mbrl_planner.agents.networks import frozen
 from mbrl_planner.interfaces import Heads
 from mbrl_planner.planners.scoring import members
-from mbrl_planner.planners.shared import check_continuous
+from mbrl_planner.planners.shared import check_continuous, check_warm
 
 OTHERS = "take a planner that only tries plans out, such as icem, cem, mppi, pddm or random_shooting"
 
@@ -63,6 +63,8 @@ class LocalPlanner:
         check_continuous(name, spec)
         if model is not None:
             check_differentiable(name, model, memory=self.memory)
+        if hasattr(self.config, "rrt_expansions"):
+            check_warm(self.config, spec, model)
 
 
 @contextmanager

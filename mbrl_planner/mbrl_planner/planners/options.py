@@ -9,6 +9,15 @@ from mbrl_dynamics.errors import UserError
 from mbrl_planner.planners.knots import Interpolation
 from mbrl_planner.planners.scoring import bounds_of
 
+Expansions = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="expansions of a random tree (see rrt), from whose best plan the first search of an "
+        "episode sets out; 0 = none [1]",
+    ),
+]
+
 
 @config
 class SamplingConfig:
@@ -53,6 +62,7 @@ class SamplingConfig:
     policy_candidates: Annotated[
         int, Field(ge=0, description="further candidates, drawn from a learned policy where there is one [1]")
     ] = 0
+    rrt_expansions: Expansions = 0
 
     def __post_init__(self) -> None:
         """Fields that must fit each other."""

@@ -25,7 +25,7 @@ from mbrl_planner.planners.scoring import (
     wary,
     worst_mean,
 )
-from mbrl_planner.planners.shared import check_continuous, shown
+from mbrl_planner.planners.shared import check_continuous, check_warm, shown, warmed
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class SamplingPlanner:
         if spec.discrete and self.config.knots and between != "hold":
             raise UserError(f"interpolation is '{between}', but discrete actions can only be held ('hold')")
         check_bounds(self._bounds, spec)
+        check_warm(self.config, spec, model)
 
     @torch.inference_mode()
     def plan(
@@ -141,7 +142,9 @@ class SamplingPlanner:
         """Search; see `Planner.plan`."""
         self.check(model.spec)
         noise = torch.default_generator if noise is None else noise
-        search, met, scored = self._begin(model, state, guess, shift), True, None
+        guess, shift = warmed(self.config, model, state, guess, shift, heads, deadline, noise)
+        search = self._begin(model, state, guess, shift, noise, deadline)
+        met, scored = True, None
         learned = self._of_policy(model, state, heads, noise)
         last = 0.0
         for iteration in range(self.config.iterations):
@@ -173,10 +176,19 @@ class SamplingPlanner:
             **(self._display(model, state, actions, scored, display) if display else {}),
         )
 
-    def _begin(self, model: Model, state: ModelState, guess: Guess | None, shift: int) -> Search:
+    def _begin(
+        self,
+        model: Model,
+        state: ModelState,
+        guess: Guess | None,
+        shift: int,
+        noise: torch.Generator,
+        deadline: float | None,
+    ) -> Search:
+        """Where the search starts; what a planner finds out at first ends at the deadline, too."""
         leaf = torch.utils._pytree.tree_leaves(state)[0]
         batch, width, discrete = len(leaf), model.spec.inner_action_dim, model.spec.discrete
-        mean, elites = torch.zeros(batch, self._knots.count, width), None
+        mean, elites = torch.zeros(batch, self._knots.count, width, device=leaf.device), None
         if guess is not None and guess.mean.shape == (batch, self.config.horizon, width):
             guess = guess.shifted(shift)
             mean = self._knots.of(guess.mean)
