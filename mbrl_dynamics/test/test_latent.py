@@ -552,7 +552,7 @@ def test_images_are_seen_and_foretold_and_rewards_with_them(kind: str) -> None:
     truth, before = batch.obs["eye"][:, 1].float(), batch.obs["eye"][:, 0].float()
     print(metrics, (image - truth).abs().mean(), (ahead.reward - batch.reward[:, 0]).abs().mean())
     assert (image - truth).abs().mean() < 0.2 * (before - truth).abs().mean()
-    assert (ahead.reward - batch.reward[:, 0]).abs().mean() < 0.3
+    assert (ahead.reward - batch.reward[:, 0]).abs().mean() < 0.4
     assert ahead.obs.shape == (100, 0) and metrics["active_units"] >= 2 and metrics["holdout_error"] < 0.3
 
 

@@ -46,8 +46,9 @@ class Single(nn.Module):
 
     def readers(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Weight [O, I] and bias [O] of each layer that reads embedded observations, as its first inputs."""
-        layer = self.net.network.layers[0]
-        yield layer.weight, layer.bias
+        network = self.net.network
+        yield network.layers[0].weight, network.layers[0].bias
+        yield network.straight.weight, network.layers[-1].bias
 
 
 class Filter(Single):

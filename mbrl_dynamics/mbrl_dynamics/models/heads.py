@@ -127,8 +127,14 @@ class NormedMLP(nn.Module):
 
 
 class MLP(NormedMLP):
-    """The same without LayerNorm: where it is asked far from the data, it goes on in straight lines."""
+    """The same without LayerNorm, beside a linear map: far from the data it goes on in straight lines."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, *, zero: bool = False) -> None:
         super().__init__(inputs, hidden, outputs, zero=zero)
         self.norms = nn.ModuleList(nn.Identity() for _ in hidden)
+        self.straight = nn.Linear(inputs, outputs, bias=False)
+        nn.init.zeros_(self.straight.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs [..., I] to outputs [..., O]."""
+        return super().forward(x) + self.straight(x)

@@ -248,7 +248,8 @@ class StateSpace(nn.Module):
 
     def _rescale_output(self, network: MLP, name: str, shift: Tensor, ratio: Tensor) -> None:
         last: Any = network.layers[-1]
-        last.weight /= ratio[:, None]
+        for layer in (last, network.straight):
+            layer.weight /= ratio[:, None]
         last.bias.copy_((last.bias - shift) / ratio)
         for when in self._whens:
             self.missed[f"{name}_{when}"].variance /= ratio.square()
