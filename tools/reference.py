@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from mbrl_bringup.nodes import NODES, groups
 from mbrl_bringup.stack import StackConfig
 from mbrl_dynamics.config import FieldDescription, describe
+from mbrl_dynamics.plugins import find, names
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 HEAD = """# Reference
@@ -30,7 +32,12 @@ def text() -> str:
     """The whole page."""
     parts = [HEAD, _table("Launch arguments", "of `sim_mpc.launch.py` and `mbrl up`", StackConfig, "")]
     for node in NODES:
-        for group, config in groups(node, StackConfig()).items():
+        tables = groups(node, StackConfig())
+        if node == "dynamics_node":  # which declares those of its own model only
+            tables |= {name: find("models", name).Config for name in names("models")}
+        for group, config in tables.items():
+            if not fields(config):
+                continue
             title = f"{node}, `{group}.*`" if group else node
             parts.append(_table(title, (config.__doc__ or "").splitlines()[0], config, group))
     return "\n".join(parts)
