@@ -7,11 +7,13 @@ import torch
 from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_dynamics.models.with_task import WithTask
+from mbrl_planner.agents.mpc import MPC
 from mbrl_planner.planners.icem import ICEM, ICEMConfig
 from mbrl_planner.small_worlds import typical_score
-from mbrl_sim.models.physics import FittedPhysics
+from mbrl_sim.models.physics import FittedPhysics, PhysicsConfig
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.stranger import play, stranger
+from mbrl_sim.tasks.cartpole_swingup import CartpoleSwingup
 from mbrl_sim.tasks.pendulum import Pendulum
 
 WRONG = {"mass:rod": 0.4}  # of a rod of 1 kg; planning with it gives about -900
@@ -47,3 +49,27 @@ def test_an_ensemble_does_not_yet():
     torch.set_num_threads(1)
     small = EnsembleConfig(members=3, hidden=(64, 64))
     assert mean_return(Ensemble(Pendulum().spec, small, seed=0), seed=0, episodes=1) < -500.0
+
+
+def test_a_plan_begins_with_the_action_that_is_still_in_force():
+    """Whatever model comes in between: a new one sees the last States again, with their actions."""
+    torch.set_num_threads(1)
+    task, config = CartpoleSwingup(), PhysicsConfig(parameters=("delay:force",))
+    models = []
+    for share in (0.4, 0.6):
+        model = FittedPhysics(task.spec, config)
+        model.draws[:, 0] = share
+        models.append(WithTask(model, task))
+    agent = MPC(ICEM(ICEMConfig(horizon=8, candidates=20, iterations=2)), models[0])
+    carry, action, first = None, None, torch.tensor([True])
+    simulator = Simulator(task)
+    obs = simulator.reset(seed=0)
+    for step in range(6):
+        if step == 3:
+            agent.swap(models[1])
+        seen = {"vector": torch.from_numpy(obs)[None].float()}
+        rows, carry = agent.act(seen, carry, first=first & (step == 0), prev_action=action, explore=False)
+        assert torch.isfinite(rows).all() and rows.abs().max() <= 1.0
+        assert torch.equal(carry.state.before, torch.zeros(1, 1) if action is None else action)
+        action = rows[:, 0]
+        obs = simulator.step(task.spec.unscale_action(action[0].numpy())).observation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,18 @@ from mbrl_sim.tasks.base import MujocoTask
 _LARGEST = 1e10  # MuJoCo's own limit of a position or velocity [SI]
 
 Array = NDArray[np.float64]
+
+
+class Late(NamedTuple):
+    """Commands that take effect late: until then the ones before are in force (the dead time of a drive).
+
+    Attributes:
+        before: [M, A] SI, what was commanded before.
+        delay: [M, A] within 0 and 1 [control periods].
+    """
+
+    before: Array
+    delay: Array
 
 
 class Rollouts:
@@ -55,18 +67,27 @@ class Rollouts:
             self._workers = [mujoco.MjData(self.model) for _ in range(threads)]
             self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
 
-    def __call__(self, start: Array, actions: Array, models: Sequence[mujoco.MjModel] = ()) -> Array:
+    def __call__(
+        self,
+        start: Array,
+        actions: Array,
+        models: Sequence[mujoco.MjModel] = (),
+        late: Late | None = None,
+    ) -> Array:
         """States [M, H, S] at the ends of control periods; not a number from a fault of the physics on.
 
         Args:
             start: [M, S] where the futures begin.
             actions: [M, H, A] SI, each held for a control period.
             models: [M] the world of each future; empty = the MJCF as it is.
+            late: how late actions take effect; None = at once.
         """
         rows, horizon, _ = actions.shape
         worlds = list(models) or [self.model] * rows
         begin = np.concatenate([np.zeros((rows, 1)), start], axis=1)  # the time, then the state
         control = np.repeat(actions / self._gear, self._steps, axis=1)
+        if late is not None:
+            control += self._held_back(actions, late)
         if self._after_step is None:
             path = self._roll(worlds, begin, control)
         else:
@@ -86,6 +107,18 @@ class Rollouts:
     def restore(self, obs: Array) -> Array:
         """States [..., S] of observations [..., D]."""
         return np.concatenate([self.task.pose(obs), self.task.motion(obs)], axis=-1)
+
+    def _held_back(self, actions: Array, late: Late) -> Array:
+        """What is missing of the controls [M, T, A], since commands are late.
+
+        A step of the physics in the middle of which a command takes effect gets a blend of both, so that
+        futures depend on the delay without jumps.
+        """
+        old = np.concatenate([late.before[:, None], actions[:, :-1]], axis=1)
+        begun = np.arange(self._steps)[:, None]
+        share = (late.delay[:, None] * self._steps - begun).clip(0.0, 1.0)  # [M, steps, A] that are old
+        missing = ((old - actions) / self._gear)[:, :, None] * share[:, None]
+        return missing.reshape(len(actions), -1, actions.shape[-1])
 
     def _roll(self, worlds: list[mujoco.MjModel], begin: Array, control: Array) -> Array:
         """Time and state [M, T, 1 + S] after each of T steps of the physics."""

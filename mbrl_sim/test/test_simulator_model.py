@@ -15,6 +15,7 @@ from mbrl_dynamics.snapshot import pack, restore
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.testing import check_model, point_mass_spec
 from mbrl_dynamics.transition import Transition
+from mbrl_sim.models.physics import FittedPhysics, PhysicsConfig
 from mbrl_sim.models.simulator import SimulatorModel, WorldState
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.tasks.base import MujocoTask
@@ -45,6 +46,21 @@ class PointMassTask(MujocoTask):
         return obs[..., 1:]
 
 
+class Late(FittedPhysics):
+    """The point mass, with a drive that obeys late in each of three ways, whatever was found."""
+
+    Config = PhysicsConfig
+
+    def __init__(self, spec):
+        config = PhysicsConfig(parameters=("mass:mass", "delay:force"))
+        super().__init__(spec, config, task=PointMassTask())
+
+    def fit(self, *args):
+        told = super().fit(*args)
+        self.draws[:, 1] = torch.tensor([0.3, 0.4, 0.5])
+        return told
+
+
 class Silent(PointMassTask):
     """A point mass whose velocity is not told."""
 
@@ -71,6 +87,10 @@ def buffer_of(task, steps=50):
 
 def test_contract():
     check_model(lambda spec: SimulatorModel(spec, task=PointMassTask()))
+
+
+def test_contract_with_a_delay():
+    check_model(Late)
 
 
 def test_it_predicts_what_the_simulator_does(task):

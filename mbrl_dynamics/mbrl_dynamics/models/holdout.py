@@ -19,6 +19,8 @@ from mbrl_dynamics.types import Trajectory
 def holdout_error(model: Model, buffer: ReplayBuffer) -> float:
     """Mean absolute error of one step on the held-out steps, in standard deviations of the changes.
 
+    A model with a memory is shown one more step before.
+
     Raises:
         ValueError: the buffer is empty.
     """
@@ -29,9 +31,13 @@ def holdout_error(model: Model, buffer: ReplayBuffer) -> float:
     scale.measure(every[:, 1] - every[:, 0])
     index = np.arange(len(buffer))
     held_out = is_held_out(index)
-    batch = buffer.slices(index[held_out] if held_out.any() else index)
-    before, after = batch.obs["vector"][:, 0], batch.obs["vector"][:, 1]
-    predicted = model.step(model.observe(None, None, {"vector": before}), batch.action[:, 0]).obs
+    memory = int(model.capabilities.recurrent)
+    batch = buffer.slices(index[held_out] if held_out.any() else index, 1 + memory)
+    seen, after = batch.obs["vector"], batch.obs["vector"][:, -1]
+    state = model.observe(None, None, {"vector": seen[:, 0]})
+    if memory:
+        state = model.observe(state, batch.action[:, 0], {"vector": seen[:, 1]}, batch.first[:, 1])
+    predicted = model.step(state, batch.action[:, -1]).obs
     assert predicted is not None
     return float(((predicted - after) / scale.std).abs().mean())
 

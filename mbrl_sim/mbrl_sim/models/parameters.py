@@ -1,4 +1,6 @@
-"""The numbers of an MJCF that can be fitted to data: which they are, and how a model gets other ones."""
+"""The numbers that can be fitted to data, of an MJCF and its drives: which they are, and how a model gets
+other ones.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,19 @@ from mbrl_sim.goal import robot_joints
 
 _JOINT = int(mujoco.mjtTrn.mjTRN_JOINT)
 _SECOND = 1.0  # after which a damping of 1 in natural units has taken most of a speed away [s]
+_LATEST = 0.99  # delay, beyond which it is a whole step, Spec.action_delay_steps [control periods]
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number of an MJCF, in natural units x in which it is fitted.
+    """One number of an MJCF or its drives, in natural units x in which it is fitted.
 
-    What must be positive is nominal * exp(x). What may be nothing (damping, friction) is scale * x with
-    x >= 0, since its logarithm could not begin there.
+    What must be positive is nominal * exp(x). What may be nothing (damping, friction, delay) is scale * x
+    with x >= 0, since its logarithm could not begin there. The scale of a delay is the control period.
 
     Attributes:
         name: as in "mass:pole".
-        nominal: what the MJCF says [SI].
+        nominal: what the MJCF says; of a delay, of which it says nothing, 0 [SI].
         scale: see above [SI]; 0 = it must be positive.
         at: its place in the MJCF's array.
     """
@@ -38,6 +41,11 @@ class Parameter:
     nominal: float
     scale: float
     at: int
+
+    @property
+    def kind(self) -> str:
+        """What it is, as in "mass"."""
+        return self.name.partition(":")[0]
 
     @property
     def start(self) -> float:
@@ -49,6 +57,11 @@ class Parameter:
         """The lowest value, in natural units."""
         return 0.0 if self.scale else -math.inf
 
+    @property
+    def highest(self) -> float:
+        """The highest value, in natural units."""
+        return _LATEST if self.kind == "delay" else math.inf
+
     def value(self, x: float) -> float:
         """From natural units to SI."""
         return self.scale * x if self.scale else self.nominal * float(np.exp(x))
@@ -58,8 +71,8 @@ class Parameter:
         return deviation * (self.scale or self.value(x))
 
     def write(self, model: Any, x: float) -> None:
-        """Give a model this value; the inertia of a body goes with its mass."""
-        kind, value = self.name.partition(":")[0], self.value(x)
+        """Give a model this value; the inertia of a body goes with its mass, and a delay is none of it."""
+        kind, value = self.kind, self.value(x)
         if kind == "mass":
             model.body_inertia[self.at] *= value / model.body_mass[self.at]
             model.body_mass[self.at] = value
@@ -67,7 +80,7 @@ class Parameter:
             model.dof_damping[self.at] = value
         elif kind == "friction":
             model.dof_frictionloss[self.at] = value
-        else:
+        elif kind == "gear":
             model.actuator_gear[self.at, 0] = value
 
 
@@ -80,19 +93,41 @@ def changed(model: Any, parameters: Sequence[Parameter], x: NDArray[np.float64])
     return model
 
 
-def choose(model: Any, patterns: Sequence[str], goal: str = "") -> tuple[Parameter, ...]:
+def delays(
+    parameters: Sequence[Parameter], x: NDArray[np.float64], actuators: int
+) -> NDArray[np.float64] | None:
+    """How late commands take effect [..., A], in control periods; None = no delay is a parameter.
+
+    Args:
+        parameters: n of them.
+        x: [..., n] their values, in natural units.
+        actuators: A.
+    """
+    late = [(i, parameter.at) for i, parameter in enumerate(parameters) if parameter.kind == "delay"]
+    if not late:
+        return None
+    shares = np.zeros((*x.shape[:-1], actuators))
+    for i, at in late:
+        shares[..., at] = x[..., i]
+    return shares
+
+
+def choose(
+    model: Any, patterns: Sequence[str], goal: str = "", *, period: float = 0.0
+) -> tuple[Parameter, ...]:
     """The parameters that patterns such as "mass:pole" or "damping:*" name, each once.
 
     Args:
         model: mujoco.MjModel.
         patterns: kind:name, where the kind is mass (of a body), damping or friction (of a joint, its dry
-            friction), or gear (of an actuator).
+            friction), gear or delay (of an actuator).
         goal: body that is not part of the robot; empty = there is none.
+        period: of control, in which delays are counted; 0 = there are none [s].
 
     Raises:
         UserError: a pattern names nothing, or what is named cannot be told apart in how things move.
     """
-    known = {parameter.name: parameter for parameter in _known(model, goal)}
+    known = {parameter.name: parameter for parameter in _known(model, goal, period)}
     chosen: dict[str, Parameter] = {}
     for pattern in patterns:
         found = fnmatch.filter(known, pattern)
@@ -103,7 +138,7 @@ def choose(model: Any, patterns: Sequence[str], goal: str = "") -> tuple[Paramet
     return tuple(chosen.values())
 
 
-def _known(model: Any, goal: str) -> Iterator[Parameter]:
+def _known(model: Any, goal: str, period: float) -> Iterator[Parameter]:
     """All parameters of what moves and has a name."""
     for body in range(1, model.nbody):
         name, mass = model.body(body).name, float(model.body_mass[body])
@@ -119,6 +154,8 @@ def _known(model: Any, goal: str) -> Iterator[Parameter]:
         name, gear = model.actuator(actuator).name, float(model.actuator_gear[actuator, 0])
         if name and gear > 0 and model.actuator_trntype[actuator] == _JOINT:
             yield Parameter(f"gear:{name}", gear, 0.0, actuator)
+        if name and period:
+            yield Parameter(f"delay:{name}", 0.0, period, actuator)
 
 
 def _check_ratios(model: Any, chosen: dict[str, Parameter], known: dict[str, Parameter]) -> None:

@@ -1,4 +1,5 @@
-"""The MJCF as a model whose numbers are fitted to what was seen: masses, damping, friction and gears.
+"""The MJCF as a model whose numbers are fitted to what was seen: masses, damping, friction and gears, and how
+late its drives obey.
 
 Which inertial parameters show in motion at all: Atkeson, An and Hollerbach, 1986,
 https://doi.org/10.1177/027836498600500306. How they are fitted: shooting.py.
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 from torch import Tensor
 
@@ -21,9 +24,9 @@ from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.models.holdout import holdout_error
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import Metrics
-from mbrl_sim.models.parameters import changed, choose
+from mbrl_sim.models.parameters import changed, choose, delays
 from mbrl_sim.models.shooting import Estimate, Segments, Shooting
-from mbrl_sim.models.simulator import SimulatorModel
+from mbrl_sim.models.simulator import SimulatorModel, WorldState
 from mbrl_sim.tasks.base import MujocoTask
 
 _EVALUATIONS = 30  # of a pass, at most
@@ -37,7 +40,8 @@ class PhysicsConfig:
         tuple[str, ...],
         Field(
             min_length=1,
-            description="what is fitted: mass:BODY, damping:JOINT, friction:JOINT, gear:ACTUATOR; * = all",
+            description="what is fitted: mass:BODY, damping:JOINT, friction:JOINT, gear:ACTUATOR, "
+            "delay:ACTUATOR (up to a control period); * = all",
         ),
     ] = ("mass:*", "damping:*")
     segment: Annotated[int, Field(ge=2, description="length of a simulated segment [steps]")] = 15
@@ -52,6 +56,9 @@ class FittedPhysics(SimulatorModel):
 
     The other members' parameters are drawn from what else the data allow (a Gaussian with the covariance of
     the estimate), so that their disagreement is that of not knowing the parameters better.
+
+    With a delay among the parameters, the action before goes on for a part of each control period. It is in
+    the state then, so that the model has a memory; before an episode's first State it was the safe action.
 
     Args:
         spec: of the world.
@@ -76,18 +83,40 @@ class FittedPhysics(SimulatorModel):
         task: MujocoTask | None = None,
     ) -> None:
         super().__init__(spec, config, seed=seed, task=task)
-        self.fitted = choose(self.rollouts.model, self.config.parameters, self.task.goal)
+        self.fitted = choose(
+            self.rollouts.model, self.config.parameters, self.task.goal, period=spec.control_period
+        )
         start = torch.tensor([parameter.start for parameter in self.fitted], dtype=torch.double)
         self.register_buffer("draws", start.repeat(self.config.particles, 1))
         self.register_buffer("scale", torch.ones(spec.observation_dim))
         self._seed = seed
         self._worlds: list[Any] = []
+        self.capabilities = replace(self.capabilities, recurrent=self.delays() is not None)
 
     def worlds(self) -> Sequence[Any]:
         """The MJCF with the parameters of each member."""
         if not self._worlds:
             self._worlds = [changed(self.rollouts.model, self.fitted, x) for x in self.draws.numpy()]
         return self._worlds
+
+    def delays(self) -> NDArray[np.float64] | None:
+        """As SimulatorModel."""
+        return delays(self.fitted, self.draws.numpy(), self.spec.action_dim)
+
+    def observe(
+        self,
+        state: WorldState | None,
+        action: Tensor | None,
+        obs: Mapping[str, Tensor],
+        first: Tensor | None = None,
+    ) -> WorldState:
+        """As SimulatorModel; the action goes on for as long as the next one is late."""
+        seen = super().observe(state, action, obs, first)
+        if self.delays() is None:
+            return seen
+        safe = torch.from_numpy(self.spec.scale_action(self.spec.safe_action())).to(seen.physics)
+        before = safe.expand(*seen.physics.shape[:-1], -1) if action is None else action
+        return seen._replace(before=before if first is None else before.where(~first[..., None], safe))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """The inverse of `state_dict`."""
@@ -134,15 +163,17 @@ class FittedPhysics(SimulatorModel):
 
     def _segments(self, buffer: ReplayBuffer) -> Segments:
         """The newest pieces of unbroken experience, side by side."""
-        length = self.config.segment
-        ends = [stratum[length - 1 :: length] for stratum in buffer.strata()]
+        late = int(self.delays() is not None)  # then the action before a segment counts, too
+        length = self.config.segment + late
+        ends = [stratum[length - 1 :: self.config.segment] for stratum in buffer.strata()]
         batch = buffer.slices(np.concatenate([np.empty(0, np.int64), *ends]), length)
         whole = np.flatnonzero(batch.valid.all(1).numpy())[-self.config.segments :]
         if not len(whole):
             raise ValueError(f"there is nothing to fit to: nowhere do {length} steps follow each other")
         obs = batch.obs["vector"].double().numpy()[whole]
         actions = self.spec.unscale_action(batch.action.numpy()[whole])
-        return Segments(self.rollouts.restore(obs[:, 0]), actions, obs)
+        obs, before, actions = obs[:, late:], actions[:, 0], actions[:, late:]
+        return Segments(self.rollouts.restore(obs[:, 0]), actions, obs, before if late else None)
 
     def _draw(self, found: Estimate) -> None:
         """Keep an estimate, and draw the other members about it."""
@@ -150,8 +181,8 @@ class FittedPhysics(SimulatorModel):
         root = vectors * np.sqrt(values.clip(min=0.0))
         rng = np.random.default_rng(self._seed)
         others = found.x + rng.standard_normal((self.config.particles - 1, len(found.x))) @ root.T
-        lowest = np.array([parameter.lowest for parameter in self.fitted])
-        self.draws.copy_(torch.from_numpy(np.maximum(np.concatenate([found.x[None], others]), lowest)))
+        lowest, highest = (np.array([getattr(p, end) for p in self.fitted]) for end in ("lowest", "highest"))
+        self.draws.copy_(torch.from_numpy(np.concatenate([found.x[None], others]).clip(lowest, highest)))
         self._worlds = []
 
     def _told(self, found: Estimate) -> Metrics:

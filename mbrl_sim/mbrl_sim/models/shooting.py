@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, least_squares
 
-from mbrl_sim.models.parameters import Parameter, changed
-from mbrl_sim.rollouts import Rollouts
+from mbrl_sim.models.parameters import Parameter, changed, delays
+from mbrl_sim.rollouts import Late, Rollouts
 
 # What is known before any data: a parameter is within PRIOR natural units of its nominal value (a mass within
 # a factor of e^PRIOR). It decides only where the data do not.
@@ -42,11 +42,13 @@ class Segments:
         start: [M, S] the first state of each, as it was seen [SI].
         actions: [M, L, A] SI.
         seen: [M, L + 1, D] observations, from the first state on.
+        before: [M, A] SI, the action before the first; only a delay asks for it.
     """
 
     start: Array
     actions: Array
     seen: Array
+    before: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Shooting:
         self._rollouts, self._parameters, self._segments, self._scale = rollouts, parameters, segments, scale
         self._nominal = np.array([parameter.start for parameter in parameters])
         self._lowest = np.array([parameter.lowest for parameter in parameters])
+        self._highest = np.array([parameter.highest for parameter in parameters])
 
     def fit(self, x: Array, evaluations: int, watch: Callable[[OptimizeResult], None]) -> Estimate:
         """Solve it.
@@ -118,7 +121,7 @@ class Shooting:
             lambda y: look(y)[0],
             x + 1.0,
             lambda y: look(y)[1],
-            bounds=(self._lowest + 1.0, np.inf),
+            bounds=(self._lowest + 1.0, self._highest + 1.0),
             loss="soft_l1" if free else "linear",
             ftol=_CLOSE,
             xtol=_CLOSE,
@@ -167,6 +170,10 @@ class Shooting:
             if each.tobytes() not in known:
                 known[each.tobytes()] = changed(self._rollouts.model, self._parameters, each)
         worlds = [known[each.tobytes()] for each in x for _ in range(rows)]
-        path = self._rollouts(starts, np.tile(self._segments.actions, (choices, 1, 1)), worlds)
+        actions, before = self._segments.actions, self._segments.before
+        shares, late = delays(self._parameters, x, actions.shape[-1]), None
+        if shares is not None and before is not None:
+            late = Late(np.tile(before, (choices, 1)), np.repeat(shares, rows, axis=0))
+        path = self._rollouts(starts, np.tile(actions, (choices, 1, 1)), worlds, late)
         path = np.concatenate([starts[:, None], path], axis=1)
         return self._rollouts.observe(path).reshape(choices, *self._segments.seen.shape)

@@ -20,7 +20,7 @@ from mbrl_dynamics.models.holdout import holdout_error
 from mbrl_dynamics.models.observed import NoConfig
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.types import Metrics, Prediction, Rollout
-from mbrl_sim.rollouts import Rollouts
+from mbrl_sim.rollouts import Late, Rollouts
 from mbrl_sim.tasks.base import MujocoTask
 
 
@@ -30,10 +30,13 @@ class WorldState(NamedTuple):
     Attributes:
         physics: [..., S] positions, then velocities.
         member: [...] int64, which of the model's worlds goes on; None = the first.
+        before: [..., A] scaled, the last action, which goes on until the next one takes effect; None = they
+            do so at once.
     """
 
     physics: Tensor
     member: Tensor | None = None
+    before: Tensor | None = None
 
 
 class SimulatorModel(nn.Module):
@@ -80,6 +83,10 @@ class SimulatorModel(nn.Module):
         """The members: MjModels that futures are simulated with."""
         return [self.rollouts.model]
 
+    def delays(self) -> NDArray[np.float64] | None:
+        """How late actions take effect in each member [P, A], in control periods; None = at once."""
+        return None
+
     def fit(
         self, buffer: ReplayBuffer, budget: Budget, progress: Callable[[Metrics], None] | None = None
     ) -> Metrics:
@@ -112,10 +119,10 @@ class SimulatorModel(nn.Module):
 
     def step(self, state: WorldState, action: Tensor, noise: Noise = None) -> Prediction:
         """Simulate one control period, with each state's own world, else the first."""
-        physics = self._simulate(state.physics, action.unsqueeze(-2), state.member)[..., 0, :]
-        return Prediction(
-            WorldState(_tensor(physics, state.physics), state.member), self._seen(physics, state)
-        )
+        physics = self._simulate(state, action.unsqueeze(-2))[..., 0, :]
+        before = None if state.before is None else action
+        after = WorldState(_tensor(physics, state.physics), state.member, before)
+        return Prediction(after, self._seen(physics, state))
 
     def imagine(
         self,
@@ -135,17 +142,19 @@ class SimulatorModel(nn.Module):
         batch, candidates, steps, width = actions.shape
         shape = (batch, candidates, members)
         physics = state.physics[:, None, None].expand(*shape, -1)
+        before = None if state.before is None else state.before[:, None, None].expand(*shape, -1)
         plans = actions[:, :, None].expand(*shape, steps, width)
-        path = self._simulate(physics, plans, torch.arange(members).expand(shape))
+        path = self._simulate(WorldState(physics, torch.arange(members).expand(shape), before), plans)
         obs = torch.cat([self.decode(WorldState(physics))[..., None, :], self._seen(path, state)], dim=-2)
         disagreement = self.spread_of(obs[..., 1:, :]) if members > 1 else None
         last, obs = _tensor(path[..., -1, :], physics).repeat(1, 1, share, 1), obs.repeat(1, 1, share, 1, 1)
+        before = None if before is None else plans[..., -1, :].repeat(1, 1, share, 1)
         ones = actions.new_ones(batch, candidates, members * share, steps)
         return Rollout(
             reward=torch.zeros_like(ones),
             alive=ones,
             disagreement=disagreement,
-            last=WorldState(last),
+            last=WorldState(last, before=before),
             obs=obs if "obs" in keep else None,
             action=actions.unsqueeze(2).expand(-1, -1, members * share, -1, -1) if "action" in keep else None,
         )
@@ -158,7 +167,8 @@ class SimulatorModel(nn.Module):
         """The state [B, S] as particles [B, P, S], each with the member that it keeps."""
         physics = state.physics.unsqueeze(1).expand(-1, particles, -1)
         member = torch.arange(particles).remainder(len(self.worlds())).expand(len(physics), -1)
-        return WorldState(physics, member)
+        before = None if state.before is None else state.before.unsqueeze(1).expand(-1, particles, -1)
+        return WorldState(physics, member, before)
 
     def feature(self, state: WorldState) -> Tensor:
         """The observation."""
@@ -171,14 +181,24 @@ class SimulatorModel(nn.Module):
     def _seen(self, physics: NDArray[np.float64], like: WorldState) -> Tensor:
         return _tensor(self.rollouts.observe(physics), like.physics)
 
-    def _simulate(self, physics: Tensor, actions: Tensor, member: Tensor | None) -> NDArray[np.float64]:
+    def _simulate(self, state: WorldState, actions: Tensor) -> NDArray[np.float64]:
         """States [..., H, S] from states [..., S] under scaled actions [..., H, A]."""
-        shape = (*physics.shape[:-1], *actions.shape[-2:])
+        shape = (*state.physics.shape[:-1], *actions.shape[-2:])
         si = self.spec.unscale_action(_array(actions)).reshape(-1, *shape[-2:])
         self.rollouts.use(torch.get_num_threads())  # of the caller: who judges or trains may have one alone
-        start, worlds = _array(physics).reshape(len(si), -1), self.worlds()
-        which = [] if member is None or len(worlds) == 1 else [worlds[i] for i in member.flatten().tolist()]
-        return self.rollouts(start, si, which or [worlds[0]] * len(si)).reshape(*shape[:-1], -1)
+        start, worlds = _array(state.physics).reshape(len(si), -1), self.worlds()
+        member = None if len(worlds) == 1 else state.member
+        which = [0] * len(si) if member is None else member.flatten().tolist()
+        models = [worlds[i] for i in which]
+        return self.rollouts(start, si, models, self._late(state, which)).reshape(*shape[:-1], -1)
+
+    def _late(self, state: WorldState, which: list[int]) -> Late | None:
+        """How late the first actions take effect after states [...], each in the member `which` [M]."""
+        delays = self.delays()
+        if delays is None or state.before is None:
+            return None
+        before = self.spec.unscale_action(_array(state.before))
+        return Late(before.reshape(len(which), -1), delays[which])
 
 
 def _world_of(spec: Spec) -> MujocoTask:
