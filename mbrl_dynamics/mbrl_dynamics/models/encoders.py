@@ -7,6 +7,7 @@ does not look at what was expected. Sequences are [T+1, B, ...]; they may be pad
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Single(nn.Module):
 
     def readers(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Weight [O, I] and bias [O] of each layer that reads embedded observations, as its first inputs."""
-        network = self.net.network
+        network: Any = self.net.network
         yield network.layers[0].weight, network.layers[0].bias
         yield network.straight.weight, network.layers[-1].bias
 
@@ -84,7 +85,8 @@ class Smoother(Filter):
     def readers(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Weight [O, I] and bias [O] of each layer that reads embedded observations, as its first inputs."""
         yield from super().readers()
-        yield self.future.weight_ih_l0, self.future.bias_ih_l0
+        future: Any = self.future
+        yield future.weight_ih_l0, future.bias_ih_l0
 
 
 ENCODERS = {"single": Single, "filter": Filter, "smoother": Smoother}

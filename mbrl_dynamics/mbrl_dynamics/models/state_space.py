@@ -115,10 +115,10 @@ class StateSpace(nn.Module):
         eyes = {camera.name: ImageEncoder(camera, c.image_depth) for camera in cameras}
         self.eyes = nn.ModuleDict(eyes)
         seen = size + sum(eye.size for eye in eyes.values())
-        options = {"memory": c.memory, "spread": spread}
-        self.encoder = ENCODERS[c.encoder](seen, actions, latent, c.hidden, **options)
-        hindsight = c.encoder == "smoother"
-        self.substitute = Filter(seen, actions, latent, c.hidden, **options) if hindsight else None
+        self.encoder = ENCODERS[c.encoder](seen, actions, latent, c.hidden, memory=c.memory, spread=spread)
+        self.substitute = None
+        if c.encoder == "smoother":
+            self.substitute = Filter(seen, actions, latent, c.hidden, memory=c.memory, spread=spread)
         self.dynamics = Conditional(latent + actions, c.hidden, latent, spread=spread, zero=True)
         self.decoder = MLP(latent, c.hidden, size) if size else None
         self.image_decoders = nn.ModuleDict(
@@ -127,7 +127,7 @@ class StateSpace(nn.Module):
         self.reward_head = MLP(2 * latent + actions, c.hidden, 1, zero=True) if c.rewards else None
         self.end_head = MLP(latent, c.hidden, 1, zero=True) if c.terminations else None
         sizes = {"vector": size, "reward": int(c.rewards)} | {f"{name}_image": 1 for name in eyes}
-        self.missed = nn.ModuleDict(
+        self.missed: Any = nn.ModuleDict(
             {f"{name}_{when}": Missed(n) for name, n in sizes.items() if n for when in self._whens}
         )
 
@@ -194,7 +194,9 @@ class StateSpace(nn.Module):
         drawn = normal(
             seen.new_zeros(*seen.shape[:2], self.config.latent), noise if self.stochastic else None
         )
-        expected, beliefs, latents = [], [], []
+        expected: list[Gaussian] = []
+        beliefs: list[Gaussian] = []
+        latents: list[Tensor] = []
         for t, found in enumerate(evidence):
             before = start
             if t:
