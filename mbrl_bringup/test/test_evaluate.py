@@ -166,6 +166,17 @@ def test_a_model_without_uncertainty_says_so(run: Path, capsys: pytest.CaptureFi
     assert not (run / "dataset" / trust.RESULT).exists()
 
 
+def test_a_model_that_remembers_is_evaluated_with_what_it_saw_before(run: Path) -> None:
+    """A latent that filters, fitted anew: with errors, intervals and returns like any other model."""
+    out = run / "elsewhere"
+    assert main(["evaluate", str(run / "dataset"), "--model", "latent", "--fit-steps", "100",
+                 "--horizon", "5", "--out", str(out)]) == 0  # fmt: skip
+    found = json.loads((out / trust.RESULT).read_text())
+    assert 0.0 < found["elements"]["velocity"]["relative"] < 1.5 and len(found["horizon"]["error"]) == 6
+    assert found["elements"]["velocity"]["log_likelihood"] is not None and found["intervals"]["steps"] > 0
+    assert "policy_true" in found["return_gap"]
+
+
 def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["evaluate", *arguments]) == 2
     shown = capsys.readouterr().err
