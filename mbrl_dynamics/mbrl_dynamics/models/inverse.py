@@ -1,9 +1,9 @@
 """The inverse model: which action led from one observation to a later one, p(a given s, s').
 
-One step apart it is that of Agrawal et al. (2016, https://arxiv.org/abs/1606.07419, equation 2) and of ICM
-(Pathak et al., 2017, https://arxiv.org/abs/1705.05363, equations 2 and 3); several steps apart that of Efroni
-et al. (2022, https://arxiv.org/abs/2110.08847) and AC-State (Lamb et al., 2022,
-https://arxiv.org/abs/2207.08229, equation 1): the first action, given the observation n steps later.
+One step apart it is that of Agrawal et al. (2016, https://arxiv.org/abs/1606.07419) and of ICM (Pathak et
+al., 2017, https://arxiv.org/abs/1705.05363, equations 2 and 3); several steps apart that of Efroni et al.
+(2022, https://arxiv.org/abs/2110.08847) and of AC-State (Lamb et al., 2022,
+https://arxiv.org/abs/2207.08229): the first action, given the observation n steps later.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Inverse(Between):
     than the noise are cleared. It costs some accuracy of the actions.
 
     Observations one step apart show what an action changes at once, several steps (`steps`) also what it
-    changes later, as a force changes a position through a velocity.
+    changes later, as a force changes a position through a velocity. Even so, states may be taken for
+    one that should be told apart (Levine et al., 2024, https://arxiv.org/abs/2403.11940).
 
     Args:
         spec: the interface between the world and whoever acts.

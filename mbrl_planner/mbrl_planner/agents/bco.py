@@ -129,7 +129,7 @@ class BCO(PolicyAgent):
         return {"policy": adam(self.policy, self.config.learning_rate)}
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
-        """Infer the actions, if that is due, and make `count` gradient steps of the cloning (equation 3).
+        """Infer the actions, if that is due, and make `count` gradient steps of the cloning.
 
         Raises:
             UserError: there is no experience to learn an inverse model from, or nothing to imitate.
