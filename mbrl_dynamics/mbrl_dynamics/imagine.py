@@ -12,6 +12,13 @@ from mbrl_dynamics.interfaces import Model, Noise, Policy
 from mbrl_dynamics.types import ModelState, Rollout
 
 
+def _tiled(leaf: Tensor, candidates: int) -> Tensor:
+    """Particles [B, P, ...] for each candidate, [B, N P, ...]."""
+    batch, particles, *rest = leaf.shape
+    wide = leaf.unsqueeze(1).expand(batch, candidates, particles, *rest)
+    return wide.reshape(batch, candidates * particles, *rest)
+
+
 def imagine_by_steps(
     model: Model,
     state: ModelState,
@@ -23,7 +30,8 @@ def imagine_by_steps(
 ) -> Rollout:
     """The default of `Model.imagine`, built on `Model.step`.
 
-    With a policy there is one candidate (N = 1) and `horizon` says how far to go.
+    Particle p of each candidate goes on with the same member, so that candidates can be compared. With a
+    policy there is one candidate (N = 1) and `horizon` says how far to go.
 
     Raises:
         ValueError: a policy without a horizon.
@@ -34,7 +42,7 @@ def imagine_by_steps(
         candidates = 1
     else:
         candidates, horizon = actions.shape[1], actions.shape[2]
-    state = model.spread(state, candidates * particles)
+    state = pytree.tree_map_only(Tensor, lambda x: _tiled(x, candidates), model.spread(state, particles))
     obs, action, reward, alive, disagreement = [model.decode(state)], [], [], [], []
     going: Tensor | float = 1.0
     for t in range(horizon):

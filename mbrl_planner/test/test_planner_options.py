@@ -14,6 +14,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from mbrl_dynamics.config import build
+from mbrl_dynamics.draws import normal
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Capabilities
 from mbrl_dynamics.models.observed import ObservationModel
@@ -405,3 +406,47 @@ def test_outcome_noise_is_drawn_where_it_is_asked_for_even_without_a_generator()
         planner = RandomShooting(RandomShooting.Config(candidates=2, iterations=1, aleatoric=aleatoric))
         values.append([float(planner.plan(Noisy(), torch.zeros(1, 2)).value) for _ in range(2)])
     assert max(values[0]) == 0.0 and max(values[1]) < 0.0 and values[1][0] != values[1][1]
+
+
+class Windy(PointMass):
+    """The point mass in gusts of wind."""
+
+    capabilities = Capabilities(stochastic=True, rewards=True)
+
+    def step(self, state: Tensor, action: Tensor, noise: Any = None) -> Prediction:
+        after = super().step(state, action)
+        gust = torch.zeros_like(state) if noise is None else 0.3 * normal(state.shape, noise)
+        return replace(after, state=after.state + gust, obs=after.state + gust)
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_candidates_meet_the_same_luck_in_an_iteration_and_other_luck_in_the_next(common):
+    heard = []
+
+    class Same(RandomShooting):
+        def propose(self, search, iteration, noise):
+            return super().propose(search, iteration, noise)[:, :1].expand(-1, 5, -1, -1)
+
+        def refit(self, search, scored):
+            heard.append(scored.returns)
+            return super().refit(search, scored)
+
+    config = Same.Config(horizon=5, aleatoric=True, common_noise=common, particles=3, iterations=2)
+    Same(config).plan(Windy(), START.expand(2, -1), noise=seeded())
+    first, second = heard
+    assert (first[:, :1] == first).all() == common
+    assert first[0, 0] != first[1, 0] and (first[:, 0] != second[:, 0]).all()
+
+
+def test_common_luck_finds_the_better_plan_where_there_is_much_of_it():
+    """In gusts, the first action of CEM is nearer to that of no wind (which is the best on average)."""
+    start = torch.tensor([[0.6, 0.0]]).expand(20, -1)
+    gain = torch.from_numpy(stationary_gain()).float()
+    best = (-start @ gain.T).clamp(-1.0, 1.0)
+    missed = []
+    for common in (True, False):
+        config = CEMConfig(horizon=12, aleatoric=True, common_noise=common, particles=4, iterations=5)
+        plan = CEM(config).plan(Windy(), start, noise=seeded())
+        missed.append(float((plan.actions[:, 0] - best).abs().mean()))
+    print(missed)
+    assert missed[0] < 0.7 * missed[1]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.draws import integers, normal
 from mbrl_dynamics.imagine import imagine_by_steps
 from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.models.mixture import Mixture
@@ -297,14 +298,14 @@ class Ensemble(nn.Module):
         disagreement = (delta[..., :size].std(0, correction=0) / self.input_normalizer.std[:size]).mean(-1)
         member = None if state.member is None else state.member.reshape(-1)
         if member is None and noise is not None:
-            member = torch.randint(self.elites, (len(obs),), generator=noise, device=obs.device)
+            member = integers(self.elites, (len(obs),), noise, obs.device)
         if member is None:
             change = delta.mean(0)
         else:
             rows = torch.arange(len(obs), device=obs.device)
             change = centre[member, rows]
             if noise is not None:
-                drawn = torch.randn(change.shape, generator=noise, device=obs.device)
+                drawn = normal(change.shape, noise, obs.device)
                 change = change + std[member, rows] * drawn
         after = self.project(self.origin(obs, action) + change[:, :size]).reshape(*shape, size)
         return Prediction(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mbrl_dynamics import draws
 from mbrl_dynamics.interfaces import Noise
 from mbrl_dynamics.models.heads import MLP
 
@@ -70,7 +71,7 @@ def normal(like: Tensor, noise: Noise) -> Tensor | None:
     """Standard normal numbers in the shape of a tensor; None without a generator."""
     if noise is None:
         return None
-    return torch.randn(like.shape, generator=noise, device=noise.device).to(like)
+    return draws.normal(like.shape, noise, noise.device).to(like)
 
 
 def standard(like: Tensor) -> Gaussian:

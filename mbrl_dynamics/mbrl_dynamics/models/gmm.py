@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbrl_dynamics import draws
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.errors import UserError
@@ -93,8 +94,8 @@ class Conditional(NamedTuple):
     def draw(self, x: Tensor, noise: torch.Generator) -> Tensor:
         """A sample of y [M, Y], given x [M, X]: of a component drawn by its responsibility."""
         bound = self.responsibility(x).cumsum(-1)[:, :-1]
-        which = (bound <= torch.rand(len(x), 1, generator=noise, dtype=x.dtype)).sum(-1)
-        normal = torch.randn(len(x), self.offset.shape[-1], generator=noise, dtype=x.dtype)
+        which = (bound <= draws.uniform((len(x), 1), noise, dtype=x.dtype, after=1)).sum(-1)
+        normal = draws.normal((len(x), self.offset.shape[-1]), noise, dtype=x.dtype)
         scattered = torch.einsum("myz,mz->my", self.noise[which], normal)
         return self.means(x)[torch.arange(len(x)), which] + scattered
 

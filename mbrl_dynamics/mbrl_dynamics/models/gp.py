@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
+from mbrl_dynamics.draws import integers, normal
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.imagine import imagine_by_steps
 from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
@@ -204,13 +205,13 @@ class GP(nn.Module):
         spread = values[..., :-1].std(-1).T * (scale / self.input_normalizer.std[:size])
         draw = None if state.draw is None else state.draw.reshape(-1)
         if draw is None and noise is not None:
-            draw = torch.randint(self.config.draws, (len(obs),), generator=noise, device=obs.device)
+            draw = integers(self.config.draws, (len(obs),), noise, obs.device)
         if draw is None:
             change = values[..., -1].T
         else:
             change = values[:, torch.arange(len(obs), device=obs.device), draw].T
         if noise is not None:
-            drawn = torch.randn(change.shape, generator=noise, device=obs.device)
+            drawn = normal(change.shape, noise, obs.device)
             change = change + self.noise.to(change).sqrt() * drawn
         after = project(obs + self.delta_normalizer.mean + scale * change, self.spec).reshape(*shape, size)
         return Prediction(GPState(after, state.draw), after, disagreement=spread.mean(-1).reshape(shape))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mbrl_dynamics import draws
 from mbrl_dynamics.interfaces import Noise
 
 
@@ -79,7 +80,8 @@ class Mixture(NamedTuple):
             mean, log_var = self.mean.squeeze(-2), self.log_var.squeeze(-2)
         else:
             bound = torch.softmax(self.logit, -1).cumsum(-1)[..., :-1]
-            drawn = torch.rand(bound.shape[:-1], generator=noise, device=bound.device)
+            shape = bound.shape[:-1]
+            drawn = draws.uniform(shape, noise, bound.device, before=len(shape) - 1)  # rows come last
             at = (bound <= drawn.unsqueeze(-1)).sum(-1)[..., None, None]
             at = at.expand(*at.shape[:-1], self.mean.shape[-1])
             mean, log_var = (x.gather(-2, at).squeeze(-2) for x in (self.mean, self.log_var))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mbrl_dynamics.draws import normal, permutation
 from mbrl_dynamics.interfaces import Noise
 from mbrl_dynamics.types import Rollout
 
@@ -147,13 +148,13 @@ def _change(net: Predictor, method: str, x: Tensor, noise: Noise) -> Tensor:
         return net.mean(x.expand(net.members, -1, -1)).mean(0, keepdim=True)
     order = None
     if method == "ts1":
-        order = torch.randperm(x.shape[0] * x.shape[1], generator=noise)
+        order = permutation(x.shape[0], x.shape[1], noise, x.device)
         x = x.flatten(0, 1)[order].view_as(x)
     if noise is None:
         change = net.mean(x)
     else:
         change, std, _ = net(x, noise)
-        change = change.addcmul(std, torch.randn(std.shape, generator=noise))
+        change = change.addcmul(std, normal(std.shape, noise, x.device, before=1))
     if order is not None:
         change = (
             torch.empty_like(change.flatten(0, 1)).index_copy_(0, order, change.flatten(0, 1)).view_as(change)

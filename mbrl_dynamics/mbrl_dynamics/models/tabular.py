@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbrl_dynamics import draws
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Budget, Capabilities, Noise
@@ -127,7 +128,7 @@ class Tabular(ObservationModel):
             after = counts.argmax(-1)
             of, gain, ended = tried, self.rewards[s, a].sum(-1), self.endings[s, a].sum(-1)
         else:
-            drawn = torch.rand(tried.shape, generator=noise, device=tried.device) * tried
+            drawn = draws.uniform(tried.shape, noise, tried.device) * tried
             after = (counts.cumsum(-1) <= drawn.unsqueeze(-1)).sum(-1).clamp(max=self.states - 1)
             of, gain, ended = (x[s, a, after] for x in (self.counts, self.rewards, self.endings))
         known, of = tried > 0, of.clamp(min=1)

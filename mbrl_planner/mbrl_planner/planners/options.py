@@ -32,6 +32,9 @@ class SamplingConfig:
     aleatoric: Annotated[
         bool, Field(description="draw the outcome noise that the model predicts, rather than follow its mean")
     ] = False
+    common_noise: Annotated[
+        bool, Field(description="what is drawn is the same for all candidates, so that luck does not decide")
+    ] = True
     std: Annotated[float, Field(gt=0, description="initial spread of the scaled actions [1]")] = 0.5
     knots: Annotated[
         int, Field(ge=0, description="numbers an action element that tell a plan; 0 = one a step [1]")

@@ -30,6 +30,8 @@ from mbrl_planner.planners.shared import check_continuous, singles
 MOST_DIMENSIONS = 12  # of an observation; in more, a tree of some hundred nodes fills nothing
 PROBES = 64  # plans at random that tell how far elements of an observation move
 EARLY = 0.5  # distance of a node from its aim for each horizon that it takes to get there
+LEAST = 1e-6  # width of what an element reaches, of its size, below which it stands still
+FAR = 1e9  # beyond any place
 MARGIN = 0.25  # how far beyond what was reached the tree is drawn, of its width
 
 Array = NDArray[np.float64]
@@ -202,7 +204,8 @@ class Tree:
         rows = rows[np.isfinite(rows).all(-1)]
         if len(rows):
             self._low, self._high = rows.min(0), rows.max(0)
-            self._unit = np.where(self._high > self._low, self._high - self._low, np.inf)
+            width, size = self._high - self._low, np.maximum(np.abs(self._low), np.abs(self._high))
+            self._unit = np.where(width > LEAST * size, width, np.inf)
 
     def _along(self, state: ModelState, plan: Tensor) -> list[Node]:
         """The nodes of a plan, as far as it can be followed."""
@@ -256,12 +259,18 @@ class Tree:
         self._low, self._high = np.minimum(self._low, after.obs), np.maximum(self._high, after.obs)
         return len(self.nodes) - 1
 
+    def _place(self, number: int, state: Any) -> None:
+        """Write into a state of OMPL's where a node is, which one it is, and how late."""
+        node = self.nodes[number]
+        state[0][0 : len(self._unit)] = (node.obs / self._unit).tolist()
+        state[1][0], state[2][0] = float(number), len(node.plan) / self.config.horizon
+
     def _explore(self, expansions: int, deadline: float | None) -> None:
         """Have OMPL grow the tree."""
         from ompl import base, control, util  # only where a tree is grown
 
         util.setLogLevel(util.LOG_NONE)
-        tree, size, width = self, len(self._unit), self.model.spec.inner_action_dim
+        tree, size = self, len(self._unit)
 
         class Anywhere(base.GoalSampleableRegion):
             """A goal that is never reached, and is elsewhere each time."""
@@ -275,17 +284,11 @@ class Tree:
             def distanceGoal(self, state: Any) -> float:
                 return 1.0
 
-        def place(number: int, state: Any) -> None:
-            node = tree.nodes[number]
-            state[0][0:size], state[1][0] = (node.obs / tree._unit).tolist(), float(number)
-            state[2][0] = len(node.plan) / tree.config.horizon
-
         def propagate(state: Any, action: Any, duration: float, result: Any) -> None:
             number = tree._expand(int(state[1][0]))
+            result[1][0] = -1.0
             if number >= 0:
-                place(number, result)
-            else:
-                result[1][0] = -1.0
+                tree._place(number, result)
 
         def open_end(state: Any) -> bool:
             number = int(state[1][0])
@@ -294,27 +297,14 @@ class Tree:
         def over() -> bool:
             return tree.used >= expansions or (deadline is not None and time.perf_counter() > deadline)
 
-        space = base.CompoundStateSpace()
-        for dimensions, weight in ((size, 1.0), (1, 0.0), (1, EARLY)):
-            part, edges = base.RealVectorStateSpace(dimensions), base.RealVectorBounds(dimensions)
-            edges.setLow(-1e9)
-            edges.setHigh(1e9)
-            part.setBounds(edges)
-            space.addSubspace(part, weight)
-        actions, edges = control.RealVectorControlSpace(space, width), base.RealVectorBounds(width)
-        edges.setLow(-1.0)
-        edges.setHigh(1.0)
-        actions.setBounds(edges)
-        world = control.SpaceInformation(space, actions)
+        world = _world(size)
         world.setStatePropagator(propagate)
         world.setStateValidityChecker(open_end)
-        world.setMinMaxControlDuration(1, 1)  # a step of OMPL's is a branch
-        world.setPropagationStepSize(1.0)
         world.setup()
         problem = base.ProblemDefinition(world)
         for number in range(len(self.nodes)):
             start = world.allocState()
-            place(number, start)
+            self._place(number, start)
             problem.addStartState(start)
         problem.setGoal(Anywhere(world))
         planner = control.RRT(world)
@@ -322,3 +312,27 @@ class Tree:
         planner.setProblemDefinition(problem)
         planner.setup()
         planner.solve(base.PlannerTerminationCondition(over))
+
+
+def _world(size: int) -> Any:
+    """OMPL's: places of so many dimensions, a node's number, which is no distance, and how late it is.
+
+    A step of its is a branch. What it takes for actions is not read: a branch draws its own.
+    """
+    from ompl import base, control
+
+    space = base.CompoundStateSpace()
+    for dimensions, weight in ((size, 1.0), (1, 0.0), (1, EARLY)):
+        part, edges = base.RealVectorStateSpace(dimensions), base.RealVectorBounds(dimensions)
+        edges.setLow(-FAR)
+        edges.setHigh(FAR)
+        part.setBounds(edges)
+        space.addSubspace(part, weight)
+    actions, edges = control.RealVectorControlSpace(space, 1), base.RealVectorBounds(1)
+    edges.setLow(0.0)
+    edges.setHigh(1.0)
+    actions.setBounds(edges)
+    world = control.SpaceInformation(space, actions)
+    world.setMinMaxControlDuration(1, 1)
+    world.setPropagationStepSize(1.0)
+    return world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mbrl_dynamics.draws import in_common
 from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Model
 from mbrl_dynamics.spec import CONTINUOUS, DISCRETE, Spec
@@ -91,8 +93,8 @@ class SamplingPlanner:
     that breaks them least wins. With constraints the answer is the best candidate, since only candidates have
     been tried: the mean of two ways round an obstacle runs into it.
 
-    Where `aleatoric` draws outcome noise, candidates do not share it: a Model draws for all its rows from one
-    generator, and its protocol has no word for rows that belong together. More particles make up for that.
+    Where outcomes are drawn, all candidates meet the same luck in an iteration (`common_noise`), and other
+    luck in the next.
     """
 
     Config: type[SamplingConfig] = SamplingConfig
@@ -231,13 +233,14 @@ class SamplingPlanner:
         noise: torch.Generator | None,
     ) -> Scored:
         config = self.config
-        rollout = model.imagine(
-            state,
-            self._knots.plan(candidates),
-            particles=config.particles or None,
-            noise=noise if config.aleatoric else None,
-            keep=("obs",) if self._bounds else (),
-        )
+        with in_common(*candidates.shape[:2]) if config.common_noise else nullcontext():
+            rollout = model.imagine(
+                state,
+                self._knots.plan(candidates),
+                particles=config.particles or None,
+                noise=noise if config.aleatoric else None,
+                keep=("obs",) if self._bounds else (),
+            )
         futures = returns_of(rollout, config.discount, heads)
         finite = (futures.isfinite() & model.feature(rollout.last).isfinite().all(-1)).all(-1)
         returns = wary(worst_mean(futures, config.worst_share), rollout, config.caution)
