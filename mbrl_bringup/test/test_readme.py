@@ -11,7 +11,7 @@ import torch
 from mbrl_dynamics import types
 from mbrl_dynamics.models.observed import ObservationModel
 from mbrl_dynamics.spec import Element
-from mbrl_dynamics.testing import check_model, check_task
+from mbrl_dynamics.testing import PointMass, check_model, check_task, record
 from mbrl_planner.planners.sampling import SamplingPlanner
 from mbrl_planner.testing import check_planner
 from mbrl_sim.simulator import Simulator
@@ -49,6 +49,19 @@ def test_the_example_of_a_planner():
 def test_the_example_of_a_model():
     torch.set_num_threads(1)
     check_model(example("Linear", ObservationModel=ObservationModel, Prediction=types.Prediction))
+
+
+def test_the_example_of_an_inverse_model():
+    torch.set_num_threads(1)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "agents.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "Inverse(" in block]
+    world, obs = PointMass(), torch.tensor([[0.3, -0.2]])
+    buffer = record(lambda o, a: world.A @ o + world.B @ a, world.spec, 8, 50)
+    seen = {"obs": {"vector": obs}, "later": {"vector": obs + 0.1}, "action": torch.zeros(1, 1)}
+    scope = {"spec": world.spec, "buffer": buffer, **seen}
+    exec(block, scope)
+    assert scope["path"].shape == (1, 4, 2)
+    assert scope["belief"].log_prob(scope["action"]).shape == (1,)
 
 
 def test_the_reference_is_up_to_date():

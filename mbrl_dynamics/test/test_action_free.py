@@ -108,6 +108,17 @@ def test_the_end_matters_and_so_does_how_far_it_is(fitted: ActionFree) -> None:
     assert float(free.abs().max()) < 0.06
 
 
+def test_scales_are_those_of_each_number_of_steps_by_itself(fitted: ActionFree) -> None:
+    """Two mutations that fail it: scales in the order of the slices, or changes as small as they are."""
+    batch = fitted.some(walk(240))
+    score = fitted.represent(batch.obs)
+    _, target = fitted.judged(batch, score)
+    torch.testing.assert_close(target.std(0), torch.ones(N, 2), atol=1e-2, rtol=0)
+    assert not torch.allclose(fitted.targets.std.view(N, 2)[0], fitted.targets.std.view(N, 2)[-1], rtol=0.05)
+    change = (score[:, -1:] - score[:, :-1]).square().mean(0).sqrt() * fitted.gain.flip(0).unsqueeze(-1)
+    torch.testing.assert_close(change.log().mean(-1), torch.zeros(N), atol=1e-3, rtol=0)
+
+
 def test_with_an_inverse_model_it_tells_all_actions_on_the_way() -> None:
     """Two ends of the point mass three steps apart: the likeliest actions are the least that lead there."""
     world = PointMass()
