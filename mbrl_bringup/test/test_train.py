@@ -117,6 +117,25 @@ def test_the_same_seed_gives_the_same_curve(trained: Path, tmp_path: Path) -> No
     assert [m["returns"] for m in again["evaluation"]["marks"]] == [m["returns"] for m in marks_of(trained)]
 
 
+def test_demonstrations_are_imitated_and_must_be_there(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "agent 'bco' has nothing to imitate" in refused(small("bco"), capsys)
+    assert not (tmp_path / "runs").exists()
+    shown = [
+        "-p",
+        f"bco.demonstrations:={trained / 'dataset'}",
+        "-p",
+        "bco.fit_steps:=50",
+        "-p",
+        "bco.alpha:=5",
+    ]
+    assert main([*small("bco"), *shown]) == 0
+    result = result_of(only(tmp_path / "runs"))
+    assert result["finished"] and result["agent"] == "bco"
+    assert [mark["frames"] for mark in result["evaluation"]["marks"]] == [200, 400]
+
+
 def test_worlds_in_processes_of_their_own(tmp_path: Path) -> None:
     children = psutil.Process().children()
     assert main(small(worlds=2, frames=410)) == 0
