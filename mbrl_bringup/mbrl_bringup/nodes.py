@@ -151,6 +151,7 @@ def arguments_as_parameters(stack: StackConfig, robot: RobotConfig | None) -> di
             "episodes": stack.episodes,
             "wait_for_model": True,
             "time_budget": stack.time_budget,
+            "device": stack.device,
             "no_model": stack.no_model,
             "model_folder": f"{stack.run_dir}/model" if stack.run_dir else "",
         },
@@ -316,8 +317,12 @@ def check_planner(parameters: Mapping[str, Any]) -> None:
     group = f"{prefix}."
     given = {key.removeprefix(group): value for key, value in parameters.items() if key.startswith(group)}
     planner = planner_class(build(planner_class.Config, given, prefix))
-    spec = make_task(parameters["task"], parameters["action_repeat"]).spec
-    planner.check(spec, find("models", parameters["model"]))
+    task = make_task(parameters["task"], parameters["action_repeat"])
+    if parameters["device"] != "cpu":
+        from mbrl_planner.planners.graphed import on_device
+
+        planner = on_device(planner, parameters["device"], task, parameters["time_budget"])
+    planner.check(task.spec, find("models", parameters["model"]))
 
 
 def _prefix(plugin: str) -> str:

@@ -48,7 +48,9 @@ class StackConfig:
     planner: Annotated[
         str, Field(description="planner of mpc: an installed one, or package.module:Class")
     ] = "icem"
-    device: Annotated[str, Field(description="where a policy learns: cpu, cuda, cuda:1 ...")] = "cpu"
+    device: Annotated[
+        str, Field(description="where a policy learns, or plans are computed: cpu, cuda, cuda:1 ...")
+    ] = "cpu"
     robot: Annotated[
         str,
         Field(

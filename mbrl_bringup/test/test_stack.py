@@ -330,6 +330,7 @@ def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matc
         ({"agent": "mbrl_planner.agents.mpc:MPC"}, "learns no policy"),
         ({"agent": "sac", "task": "gymnasium/CartPole-v1"}, "needs continuous actions"),
         ({"agent": "sac", "device": "cuda:7"}, "device 'cuda:7' is not on this machine; valid: cpu"),
+        ({"device": "cuda:7"}, "device 'cuda:7' is not on this machine; valid: cpu"),
         ({"tusk": "pendulum"}, "unknown parameter 'tusk'.*valid: .*task"),
         ({"seed": "many"}, "'seed' is 'many'"),
         ({"seed": -1}, "'seed' is -1"),

@@ -48,6 +48,7 @@ class Capabilities:
     decodes: bool = True  # predicts observations
     rewards: bool = False  # predicts rewards by itself, rather than through a Task
     discrete: bool = False
+    capturable: bool = False  # predicts without waiting for the processor: can be part of a CUDA graph
 
 
 @dataclass(frozen=True)

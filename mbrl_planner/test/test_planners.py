@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from mbrl_dynamics.plugins import find, names
@@ -12,7 +13,7 @@ from mbrl_planner.interfaces import Guess
 from mbrl_planner.planners.cem import CEM, CEMConfig
 from mbrl_planner.planners.icem import ICEM, ICEMConfig
 from mbrl_planner.planners.mppi import MPPI, MPPIConfig
-from mbrl_planner.planners.noise import colored_noise, filtered_noise
+from mbrl_planner.planners.noise import colored_noise, filtered_noise, truncated_noise
 from mbrl_planner.planners.pddm import PDDM, PDDMConfig
 from mbrl_planner.planners.random_shooting import RandomShooting
 from mbrl_planner.planners.sampling import Scored, Search
@@ -150,6 +151,12 @@ def test_pddm_filters_its_noise_as_the_paper_does():
     assert float(drawn[:, -1].std()) == pytest.approx(math.sqrt(beta / (2 - beta)), rel=0.02)
     plain = filtered_noise((3,), 5, 1.0, torch.Generator().manual_seed(1))
     assert torch.equal(plain, torch.randn(3, 5, generator=torch.Generator().manual_seed(1)))
+
+
+def test_truncated_noise_is_a_gaussian_without_its_tails():
+    drawn = truncated_noise((50, 400), 2.0, torch.Generator().manual_seed(3)).double().flatten().numpy()
+    assert np.abs(drawn).max() <= 2.0
+    assert scipy.stats.kstest(drawn, scipy.stats.truncnorm(-2.0, 2.0).cdf).pvalue > 0.01
 
 
 def test_pddm_perturbs_its_plan_by_that_noise():

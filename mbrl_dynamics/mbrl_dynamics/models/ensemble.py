@@ -95,7 +95,7 @@ class Ensemble(nn.Module):
     """
 
     Config: type = EnsembleConfig
-    capabilities = Capabilities(differentiable=True, stochastic=True)
+    capabilities = Capabilities(differentiable=True, stochastic=True, capturable=True)
     holdout_errors: Tensor
     seed: Tensor
 

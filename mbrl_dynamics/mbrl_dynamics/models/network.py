@@ -41,7 +41,7 @@ class Network(Ensemble):
     """
 
     Config = NetworkConfig
-    capabilities = Capabilities(differentiable=True)
+    capabilities = Capabilities(differentiable=True, capturable=True)
 
     def mixture(self, raw: Tensor) -> Mixture:
         """The mean alone; its log variance is zero."""

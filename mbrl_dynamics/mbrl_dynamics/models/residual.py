@@ -51,6 +51,7 @@ class Residual(Ensemble):
     """
 
     Config = ResidualConfig
+    capabilities = replace(Ensemble.capabilities, capturable=False)  # nobody knows what the base does
 
     def __init__(
         self, spec: Spec, config: ResidualConfig | None = None, *, seed: int = 0, base: Any = None

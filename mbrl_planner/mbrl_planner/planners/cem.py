@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbrl_dynamics.config import Field, config
+from mbrl_planner.planners.noise import truncated_noise
 from mbrl_planner.planners.options import SamplingConfig, at_most
 from mbrl_planner.planners.sampling import SamplingPlanner, Scored, Search
 
@@ -34,13 +35,14 @@ class CEM(SamplingPlanner):
     """Fits a Gaussian to the elites and samples again; answers with its mean."""
 
     Config = CEMConfig
+    capturable = True
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """Independent Gaussians, no wider than half the distance to the nearer bound, cut at two sigma."""
         shape = (len(search.mean), self.config.candidates, *search.mean.shape[1:])
         distance = (1.0 - search.mean.abs()).clamp(min=1e-3)
         std = torch.minimum(search.std, distance / 2)
-        draw = torch.nn.init.trunc_normal_(torch.empty(shape), a=-2.0, b=2.0, generator=noise)
+        draw = truncated_noise(shape, 2.0, noise, search.mean.device)
         return (search.mean[:, None] + std[:, None] * draw).clamp(-1.0, 1.0)
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -42,13 +42,14 @@ class ICEM(SamplingPlanner):
     """CEM with coloured noise, a shrinking population and a memory of elites; runs the best candidate."""
 
     Config = ICEMConfig
+    capturable = True
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """Coloured noise about the mean, elites kept from before and, in the last iteration, the mean."""
         config = self.config
         batch, horizon, width = search.mean.shape
         count = max(int(config.candidates * config.decay**-iteration), 2 * config.elites)  # section 3
-        draw = colored_noise((batch, count, width), horizon, config.color, noise).movedim(-1, -2)
+        draw = colored_noise((batch, count, width), horizon, config.color, noise, search.mean.device).mT
         candidates = [(search.mean[:, None] + search.std[:, None] * draw).clamp(-1.0, 1.0)]
         if search.elites is not None:
             candidates.append(search.elites[:, : round(config.keep * config.elites)])

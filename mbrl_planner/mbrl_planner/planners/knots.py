@@ -27,19 +27,21 @@ class Knots:
     def __init__(self, horizon: int, count: int, interpolation: Interpolation) -> None:
         self.count = count
         self._same = count == horizon
-        self._basis, self._inverse = _matrices(horizon, count, interpolation)
+        self._maps = functools.partial(_matrices, horizon, count, interpolation)
 
     def plan(self, knots: Tensor) -> Tensor:
         """Plans [..., H, A] through knots [..., K, A], within [-1, 1]."""
-        return knots if self._same else (self._basis @ knots).clamp(-1.0, 1.0)
+        return knots if self._same else (self._maps(knots.device)[0] @ knots).clamp(-1.0, 1.0)
 
     def of(self, plan: Tensor) -> Tensor:
         """The knots [..., K, A] whose plan is nearest to [..., H, A], by least squares."""
-        return plan if self._same else (self._inverse @ plan).clamp(-1.0, 1.0)
+        return plan if self._same else (self._maps(plan.device)[1] @ plan).clamp(-1.0, 1.0)
 
 
 @functools.lru_cache
-def _matrices(horizon: int, count: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
+def _matrices(
+    horizon: int, count: int, interpolation: Interpolation, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """What turns knots into plans [H, K], and its pseudo-inverse [K, H]."""
     times, each = np.linspace(0.0, count - 1.0, horizon), np.eye(count)
     if interpolation == "hold":
@@ -50,4 +52,5 @@ def _matrices(horizon: int, count: int, interpolation: Interpolation) -> tuple[T
         from scipy.interpolate import CubicSpline  # takes a while to load
 
         basis = CubicSpline(np.arange(count), each, bc_type="natural")(times)
-    return torch.from_numpy(basis).float(), torch.from_numpy(np.linalg.pinv(basis)).float()
+    maps = torch.from_numpy(basis), torch.from_numpy(np.linalg.pinv(basis))
+    return maps[0].float().to(device), maps[1].float().to(device)

@@ -32,11 +32,13 @@ class MPPI(SamplingPlanner):
     """Averages perturbed plans, each weighted by the exponential of its return."""
 
     Config = MPPIConfig
+    capturable = True
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """The mean itself and perturbations of it."""
         batch, horizon, width = search.mean.shape
-        draw = colored_noise((batch, self.config.candidates - 1, width), horizon, self.config.color, noise)
+        shape, color = (batch, self.config.candidates - 1, width), self.config.color
+        draw = colored_noise(shape, horizon, color, noise, search.mean.device)
         mean, std = search.mean.mT[:, None], search.std.mT[:, None]
         return torch.cat([mean, torch.addcmul(mean, std, draw).clamp_(-1.0, 1.0)], dim=1).mT
 

@@ -43,12 +43,14 @@ class PDDM(SamplingPlanner):
     """
 
     Config = PDDMConfig
+    capturable = True
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """Perturbations of the mean (equations 4 and 5)."""
         batch, horizon, width = search.mean.shape
-        draw = filtered_noise((batch, self.config.candidates, width), horizon, self.config.beta, noise)
-        perturbed = torch.addcmul(search.mean[:, None], search.std[:, None], draw.movedim(-1, -2))
+        shape, beta = (batch, self.config.candidates, width), self.config.beta
+        draw = filtered_noise(shape, horizon, beta, noise, search.mean.device)
+        perturbed = torch.addcmul(search.mean[:, None], search.std[:, None], draw.mT)
         return perturbed.clamp_(-1.0, 1.0)
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -23,16 +23,17 @@ class RandomShooting(SamplingPlanner):
     """
 
     Config = SamplingConfig
+    capturable = True
     kinds: ClassVar[tuple[str, ...]] = (CONTINUOUS, DISCRETE)
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:
         """The best so far, and uniform draws: numbers in [-1, 1], or choices."""
         shape = (len(search.mean), self.config.candidates - 1, *search.mean.shape[1:])
         if search.discrete:
-            choice = torch.randint(shape[-1], shape[:-1], generator=noise)
+            choice = torch.randint(shape[-1], shape[:-1], generator=noise, device=search.mean.device)
             drawn = F.one_hot(choice, shape[-1]).to(search.mean.dtype)
         else:
-            drawn = 2.0 * torch.rand(shape, generator=noise) - 1.0
+            drawn = 2.0 * torch.rand(shape, generator=noise, device=search.mean.device) - 1.0
         return torch.cat([search.mean[:, None], drawn], dim=1)
 
     def refit(self, search: Search, scored: Scored) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -99,6 +99,7 @@ class SamplingPlanner:
 
     Config: type[SamplingConfig] = SamplingConfig
     kinds: ClassVar[tuple[str, ...]] = (CONTINUOUS,)  # of action that it takes
+    capturable: ClassVar[bool] = False  # the same operations each time, none waited for (graphed.py)
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config or self.Config()
@@ -197,14 +198,14 @@ class SamplingPlanner:
             elites = None if guess.elites is None else self._knots.of(guess.elites)
         if discrete:
             mean = F.one_hot(mean.argmax(-1), width).to(mean.dtype)
-        worst = torch.full((batch,), -torch.inf)
+        worst = mean.new_full((batch,), -torch.inf)
         return Search(
             mean=mean,
             std=torch.full_like(mean, self.config.std),
             elites=elites,
             best=torch.zeros_like(mean),
             best_return=worst,
-            best_disagreement=torch.full((batch,), torch.nan),
+            best_disagreement=mean.new_full((batch,), torch.nan),
             best_violation=-worst,
             discrete=discrete,
         )
@@ -286,7 +287,8 @@ class SamplingPlanner:
     ) -> dict[str, Tensor]:
         """Predicted observations of the plan and of candidates spread evenly over the ranking."""
         count = min(count, scored.returns.shape[1])
-        ranks = torch.linspace(0, scored.returns.shape[1] - 1, count).round().long()
+        last = scored.returns.shape[1] - 1
+        ranks = torch.linspace(0, last, count, device=actions.device).round().long()
         index = scored.returns.argsort(dim=1, descending=True)[:, ranks]
         candidates = self._knots.plan(pick(scored.actions, index))
         returns, particles = pick(scored.returns, index), self.config.particles or None

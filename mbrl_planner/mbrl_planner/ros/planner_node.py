@@ -24,6 +24,7 @@ from mbrl_msgs.srv import ComputePlan
 from mbrl_planner.agents.mpc import MPC
 from mbrl_planner.gate_process import Order
 from mbrl_planner.interfaces import Planner
+from mbrl_planner.planners.graphed import on_device
 from mbrl_planner.ros.controller_node import ControllerNode, ControllerNodeConfig
 from mbrl_planner.ros.convert import PlanContext, plan_to_msg
 from mbrl_planner.ros.markers import plan_markers
@@ -43,6 +44,7 @@ class PlannerNodeConfig(ControllerNodeConfig):
         float,
         Field(ge=0, description="a decision ends after so long with the best plan so far; 0 = no limit [s]"),
     ] = 0.0
+    device: Annotated[str, Field(description="where plans are computed: cpu, cuda, cuda:1 ...")] = "cpu"
     replan_every: Annotated[
         int,
         Field(ge=0, description="control steps from plan to plan; 0 = each is followed to its end [steps]"),
@@ -178,6 +180,9 @@ class PlannerNode(ControllerNode):
         display, self.mpc.display = self.mpc.display, self.params[""].display_candidates
         try:
             plan = self.mpc.compute(vector, start, request.time_budget)
+        except UserError as error:
+            response.error_code, response.error_msg = ComputePlan.Response.BAD_REQUEST, str(error)
+            return
         finally:
             self.mpc.display = display
         if plan.valid is not None and not plan.valid[0]:
@@ -196,9 +201,10 @@ class PlannerNode(ControllerNode):
         return plan_to_msg(plan, self.controller.spec, context)
 
     def _make_planner(self) -> Planner:
-        name = self.params[""].planner
+        own, name = self.params[""], self.params[""].planner
         planner: Planner = plugins.find("planners", name)(self.params[_prefix(name)])
-        planner.check(self.task.spec, plugins.find("models", self.params[""].model))
+        planner = on_device(planner, own.device, self.task, own.time_budget)
+        planner.check(self.task.spec, plugins.find("models", own.model))
         return planner
 
 
