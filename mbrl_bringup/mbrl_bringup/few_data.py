@@ -67,7 +67,7 @@ def made(name: str, seed: int, folder: Path) -> Model:
 def returns(model: Model, seed: int, starts: int = STARTS) -> list[float]:
     """Of iCEM with a model, an episode from each start, side by side."""
     task, noise = Pendulum(), torch.Generator().manual_seed(seed)
-    known, planner, guess = WithTask(model, task), ICEM(ICEMConfig(**SEARCH)), None
+    known, planner, guess = WithTask(model, task), ICEM(build(ICEMConfig, SEARCH)), None
     worlds = [Simulator(task) for _ in range(starts)]
     seen = np.stack([world.reset(seed=1000 + i) for i, world in enumerate(worlds)])
     total = np.zeros(starts)

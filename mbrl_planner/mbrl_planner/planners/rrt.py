@@ -204,8 +204,8 @@ class Tree:
         rows = rows[np.isfinite(rows).all(-1)]
         if len(rows):
             self._low, self._high = rows.min(0), rows.max(0)
-            width, size = self._high - self._low, np.maximum(np.abs(self._low), np.abs(self._high))
-            self._unit = np.where(width > LEAST * size, width, np.inf)
+            span, size = self._high - self._low, np.maximum(np.abs(self._low), np.abs(self._high))
+            self._unit = np.where(span > LEAST * size, span, np.inf)
 
     def _along(self, state: ModelState, plan: Tensor) -> list[Node]:
         """The nodes of a plan, as far as it can be followed."""
