@@ -2,7 +2,7 @@
 
 Mutations that these tests notice: a difference over seeds that only one planner has played, or the other way
 round; an interval of another width; planners that ask for different numbers of predictions; an episode that
-is played again though it is there.
+is played again though it is there; the plan itself left out of what PDDM tries.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy import stats
 
 from mbrl_bringup import hand
 from mbrl_bringup.lockstep import Growing
+from mbrl_planner.planners.sampling import Search
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,15 @@ def test_both_planners_ask_for_as_many_predictions() -> None:
     pddm, shooting = (hand.planner_of(name).config for name in hand.OWN)
     asked = [(c.horizon, c.candidates, c.iterations, c.particles, c.knots) for c in (pddm, shooting)]
     assert asked[0] == asked[1]
+
+
+def test_pddm_tries_its_plan_as_it_is_too() -> None:
+    planner, mean = hand.planner_of("pddm", horizon=5, candidates=4), torch.full((2, 5, 3), 0.25)
+    none = torch.zeros(2)
+    search = Search(mean, torch.ones_like(mean), None, mean, none, none, none)
+    tried = planner.propose(search, 0, torch.Generator().manual_seed(0))
+    assert tried.shape == (2, 4, 5, 3)
+    assert torch.equal(tried[:, 0], mean) and not torch.isclose(tried[:, 1:], mean[:, None]).all(-1).any()
 
 
 @pytest.fixture
