@@ -43,8 +43,8 @@ from matplotlib import pyplot as plt
 TASK = "adroit_pen"
 HELD = 20  # steps with success, of more of which an episode counts as solved (Rajeswaran et al., 2018)
 SHARED = {"horizon": 50, "candidates": 32, "iterations": 1}  # of a plan, for both planners
-# Plans are long, half a second: within a short one a pen that is thrown through its target earns more than one
-# that is held. Filtered noise of this spread has a standard deviation of 0.23.
+# Plans are long, half a second: within a short one a pen thrown through its target earns more than one held.
+# Filtered noise of this spread has a standard deviation of 0.23.
 OWN: dict[str, dict[str, Any]] = {"random_shooting": {}, "pddm": {"std": 1.0, "beta": 0.1, "gamma": 50.0}}
 LEARNED: dict[str, Any] = {"candidates": 100, "particles": 3}  # predictions of an ensemble cost less
 EVERY = 5  # steps from plan to plan
