@@ -114,6 +114,18 @@ def test_nothing_comes_after_the_end() -> None:
     assert by_action[0].value == 1.0
 
 
+def test_what_comes_after_a_likely_end_counts_by_how_likely_it_goes_on() -> None:
+    model = table(2, 2)
+    for ended in (True, False):
+        model.add(0, 0, 1.0, 1, ended)
+    model.add(0, 1, 0.0, 0, False)
+    for action in (0, 1):
+        model.add(1, action, 5.0, 1, False)
+    tree, _ = search(model, simulations=50, horizon=2)
+    values = [e.value for e in tree.root.edges if int(e.action.argmax()) == 0]
+    assert values == [pytest.approx(1.0 + 0.5 * 5.0)]
+
+
 @pytest.mark.parametrize(("discount", "first"), [(1.0, 1), (0.5, 0)])
 def test_later_rewards_count_less(discount: float, first: int) -> None:
     model = table(4, 2)
