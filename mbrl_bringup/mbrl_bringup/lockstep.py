@@ -215,6 +215,27 @@ class Growing:
         self.rows.append(plain(dict(row)))
         self.write()
 
+    def take(self, path: Path, key: Collection[str], lists: Collection[str]) -> None:
+        """Take in what a run beside this one has found, whose rows `key` tells apart, of some lists of rows.
+
+        Raises:
+            UserError: it has other settings.
+        """
+        other = json.loads(path.read_text())
+        if other["settings"] != self.content["settings"]:
+            raise UserError(f"'{path}' holds results of other settings than '{self.path}'")
+        for name in lists:
+            mine = self.content.setdefault(name, [])
+            known = [[row.get(k) for k in key] for row in mine]
+            mine += [row for row in other[name] if [row.get(k) for k in key] not in known]
+
+    def publish(self, text: str) -> None:
+        """Put a text between two lines <!-- name --> of the README.md beside the file, if they are there."""
+        readme, mark = self.path.with_name("README.md"), f"<!-- {self.path.name} -->\n"
+        parts = readme.read_text().split(mark) if readme.exists() else []
+        if len(parts) == 3:
+            atomic_write(readme, mark.join([parts[0], text + "\n", parts[2]]))
+
     def write(self) -> None:
         """Write all of it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

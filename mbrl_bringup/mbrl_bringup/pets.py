@@ -88,7 +88,14 @@ def run(kind: str, method: str, seed: int, episodes: int, fit_steps: int) -> dic
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a variant, the best first: mean return of the planned episodes, and of the last three of them."""
+    """A row a variant, the best first: mean return of the planned episodes, and of the last three of them.
+
+    Only seeds count that all variants have.
+    """
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        seeds.setdefault((row["model"], row["propagation"]), set()).add(row["seed"])
+    rows = [row for row in rows if all(row["seed"] in some for some in seeds.values())]
     found = []
     for kind, methods in VARIANTS.items():
         for method in methods:
@@ -159,6 +166,7 @@ def main() -> None:
                     print(f"{kind}-{method}, seed {seed}: {returns}", flush=True)
     draw(results.rows, options.out.with_suffix(".png"))
     print(table(results.rows))
+    results.publish(table(results.rows))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mcts": {"simulations": 48},
 }
 PLANNERS = (*SAMPLING, *OTHERS)
+NOT = "not measured"
 EVERY = 3  # steps from plan to plan of the OTHERS, which take long
 
 
@@ -286,10 +287,14 @@ def table(result: Mapping[str, Any]) -> str:
             "",
         ]
         parts += [f"| | {' | '.join(f'`{model}`' for model in MODELS)} |", "|---" * (len(MODELS) + 1) + "|"]
+        missing = []
         for planner in PLANNERS:
             row = [_text(result, task, model, planner) for model in MODELS]
-            parts.append(f"| `{planner}` | {' | '.join(row)} |")
-        parts.append("")
+            if set(row) == {NOT}:
+                missing.append(f"`{planner}`")
+            else:
+                parts.append(f"| `{planner}` | {' | '.join(row)} |")
+        parts += ["", f"Not measured yet: {', '.join(missing)}.", ""] if missing else [""]
     return "\n".join(parts).rstrip()
 
 
@@ -297,7 +302,7 @@ def _text(result: Mapping[str, Any], task: str, model: str, planner: str) -> str
     """A cell: "868 (0.99), 18 ms, 12.6k"."""
     some = _of(result, task, model, planner)
     if not some:
-        return "not measured"
+        return NOT
     if some[0]["status"] == "refused":
         return "refused"
     ms, predictions = (np.median([cell[name] for cell in some]) for name in ("ms", "predictions"))
@@ -325,6 +330,10 @@ def main() -> None:
         "--work", type=Path, default=Path("build/planners_models"), help="for data and models"
     )
     parser.add_argument("--seeds", type=int, default=3, help="of data, models and starts")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="to measure now"
+    )
+    parser.add_argument("--add", type=Path, nargs="+", default=(), help="files of runs beside this one")
     parser.add_argument("--budget", type=float, default=40.0, help="processor time of an episode's plans [s]")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -340,7 +349,11 @@ def main() -> None:
     }
     results = Growing(options.out, settings, "cells", commit=commit_id(), machine=machine_name())
     starts = results.content.setdefault("starts", [])
+    for path in options.add:
+        results.take(path, ("task", "seed", "model", "planner"), ("cells", "starts"))
     for task, seed, name, planner in cells(options.seeds):
+        if task not in options.tasks:
+            continue
         case, key = CASES[task], {"task": task, "seed": seed, "model": name, "planner": planner}
         if not any((row["task"], row["seed"]) == (task, seed) for row in starts):
             starts.append(ends(task, case, seed))
@@ -352,8 +365,10 @@ def main() -> None:
         results.add({**key, **told})
         print(f"{task}, seed {seed}, {name}, {planner}: {told}", flush=True)
         results.content["verdicts"] = verdicts(results.content)
+    results.content["verdicts"] = verdicts(results.content)
     results.write()
     print(table(results.content))
+    results.publish(table(results.content))
 
 
 if __name__ == "__main__":

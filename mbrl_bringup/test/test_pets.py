@@ -6,6 +6,7 @@ members that do not differ; the random episode counted as planned.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,8 @@ def test_the_best_comes_first() -> None:
     told = summary(rows())
     assert [one["variant"] for one in told] == ["PE-TS1", "PE-E", "D-E"]
     assert told[0]["mean"] == pytest.approx(150.5) and told[0]["seeds"] == [150.0, 151.0]
+    more = [*rows(), {"model": "D", "propagation": "E", "seed": 9, "returns": [0.0, 999.0, 999.0, 999.0]}]
+    assert summary(more) == told, "a seed that not all have does not count"
     assert table(rows()).splitlines()[2] == "| PE-TS1 | 150.5 | 150, 151 | 150.5 |"
 
 
@@ -114,3 +117,10 @@ def test_the_command_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch
     monkeypatch.setattr("sys.argv", ["pets", "--out", str(tmp_path / "pets.json"), "--seeds", "2"])
     main()
     assert len(made) == len(set(made)) == 2 * len(EVERY)
+
+
+def test_the_readme_has_the_table_of_the_file() -> None:
+    folder = ROOT / "docs" / "results"
+    measured = json.loads((folder / "pets.json").read_text())
+    assert table(measured["runs"]) in (folder / "README.md").read_text()
+    assert all(torch.tensor(run["returns"]).isfinite().all() for run in measured["runs"])

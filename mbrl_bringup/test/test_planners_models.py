@@ -170,8 +170,8 @@ def test_data_and_models_are_made_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert float(model.draws[0, mass]) == pytest.approx(0.0, abs=0.02), "it began wrong, and was found"
 
 
-def test_all_planners_and_models_that_work_with_numbers_are_measured() -> None:
-    assert set(PLANNERS) == set(names("planners")) - {"lqr"}, "lqr is ilqr's first step"
+def test_each_planner_meets_each_model_once_a_task_and_seed() -> None:
+    assert set(PLANNERS) <= set(names("planners"))
     assert set(MODELS) <= set(names("models"))
     every = list(cells(3))
     assert len(every) == len(set(every)) == 3 * 3 * len(MODELS) * len(PLANNERS)
@@ -232,6 +232,7 @@ def test_the_table_tells_all() -> None:
     assert icem.startswith("| `icem` | -100 (1.00), 12 ms, 4.2k | not measured |") and "-300 (0.80)" in icem
     ilqr = next(line for line in text.splitlines() if line.startswith("| `ilqr`"))
     assert "refused" in ilqr and "over budget, 12 ms, 4.2k" in ilqr
+    assert "`mppi`, `pddm`" in text and "| `mppi`" not in text, "what nobody measured is named below"
     half = result()
     half["cells"] = [c for c in half["cells"] if c["seed"] == 0]
     assert "(1 of 2 seeds)" in table(half)
@@ -246,6 +247,29 @@ def test_results_grow_and_go_on(tmp_path: Path) -> None:
     assert again.find(task="cliff") is None and again.content["commit"] == "2"
     with pytest.raises(UserError, match="other settings"):
         Growing(path, {"cases": (1, 3), "best": math.nan}, "cells")
+
+
+def test_results_of_a_run_beside_are_taken_in_once(tmp_path: Path) -> None:
+    one, other = (Growing(tmp_path / name, {"a": 1}, "cells") for name in ("one.json", "other.json"))
+    one.add({"seed": 0, "return": 1.0})
+    other.add({"seed": 0, "return": 2.0})
+    other.add({"seed": 1, "return": 3.0})
+    for _ in range(2):
+        one.take(other.path, ("seed",), ("cells",))
+    assert one.rows == [{"seed": 0, "return": 1.0}, {"seed": 1, "return": 3.0}]
+    Growing(tmp_path / "third.json", {"a": 2}, "cells").write()
+    with pytest.raises(UserError, match="other settings"):
+        one.take(tmp_path / "third.json", ("seed",), ("cells",))
+
+
+def test_the_readme_beside_the_file_gets_the_table(tmp_path: Path) -> None:
+    results, readme = Growing(tmp_path / "some.json", {}, "cells"), tmp_path / "README.md"
+    results.publish("new")
+    assert not readme.exists()
+    readme.write_text("a\n<!-- some.json -->\nold\n<!-- some.json -->\nb\n")
+    results.publish("new\nlines")
+    results.publish("new\nlines")
+    assert readme.read_text() == "a\n<!-- some.json -->\nnew\nlines\n<!-- some.json -->\nb\n"
 
 
 def test_the_command_goes_on_where_it_was_broken_off(
@@ -270,6 +294,12 @@ def test_the_command_goes_on_where_it_was_broken_off(
     )
     planners_models.main()
     assert len(played) == 1 and len(json.loads(out.read_text())["cells"]) == 2
+
+
+def test_the_readme_has_the_table_of_the_file() -> None:
+    folder = ROOT / "docs" / "results"
+    measured = json.loads((folder / "planners_models.json").read_text())
+    assert table(measured) in (folder / "README.md").read_text()
 
 
 # The known best ---------------------------------------------------------------------------------------------
