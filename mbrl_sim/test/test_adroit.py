@@ -2,7 +2,7 @@
 
 Mutations that these tests notice: the pen seen without delay, or moved back by it the wrong way; the order of
 its hinges; a bonus, the penalty or a threshold changed; the target turned about the wrong axis, drawn
-otherwise, or with a mass that makes it fall.
+otherwise, with a mass that makes it fall, or in the way of the pen.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def test_an_episode_is_as_theirs(simulator, reference, seed):
     assert np.mean(np.array(apart) < 1e-6) > 0.95
     assert np.median(apart) < 1e-12
     assert np.abs(speeds).max() < 0.1
+
+
+def test_nothing_touches_the_target(simulator):
+    target = simulator.model.geom("target")
+    assert not target.contype[0] and not target.conaffinity[0]
 
 
 def test_bonuses_and_the_penalty_are_as_theirs(simulator, reference):
