@@ -42,9 +42,9 @@ def test_list_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
         (["upp"], "unknown command 'upp' (did you mean 'up'?)"),
         (
             ["up", "--task", "nope"],
-            "unknown task 'nope'; valid: arm_reach, arm_reach_obstacle, cartpole_pets",
+            "unknown task 'nope'; valid: adroit_pen, arm_reach, arm_reach_obstacle, cartpole_pets",
         ),
-        (["up", "task:=nope"], "unknown task 'nope'; valid: arm_reach, arm_reach_obstacle, cartpole_pets"),
+        (["up", "task:=nope"], "unknown task 'nope'; valid: adroit_pen, arm_reach, arm_reach_obstacle, cartpole_pets"),
         (["up", "--tusk", "pendulum"], "unknown argument 'tusk' (did you mean 'task'?)"),
         (["up", "--seed"], "--seed"),
         (["up", "--seed=-1"], "'seed' is '-1'"),

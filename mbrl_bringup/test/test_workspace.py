@@ -30,6 +30,7 @@ ROSDEP = {
     "mcap": "python3-mcap-pip",
     "mujoco": "python3-mujoco-pip",
     "numpy": "python3-numpy",
+    "ompl": "python3-ompl-pip",
     "psutil": "python3-psutil",
     "pydantic": "python3-pydantic-pip",
     "rich": "python3-rich",

@@ -486,8 +486,9 @@ def test_hindsight_knows_the_hidden_state_better_than_the_filter_that_acts() -> 
     is, 0.082 and 0.082, 0.105 and 0.102.
     """
     buffer, hidden = SPRING.episodes(300, 36, seed=2)
+    model = fitted("smoother")
     with torch.no_grad():
-        hindsight, acting = state_errors(beliefs(fitted("smoother"), slices(buffer, 300, 36)), hidden)
+        hindsight, acting = state_errors(beliefs(model, slices(buffer, 300, 36)), hidden)
     best = [np.sqrt(np.diag(x)) for x in (SPRING.smoothed(), SPRING.filtered())]
     print(hindsight, acting, best)
     assert (hindsight / acting).mean() < 0.93 and (hindsight < acting).all()

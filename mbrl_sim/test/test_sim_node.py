@@ -317,7 +317,7 @@ def test_a_signal_ends_it_cleanly(mode, number):
     [
         (
             {"task": "moonwalk"},
-            "unknown task 'moonwalk'; valid: arm_reach, arm_reach_obstacle, cartpole_pets, ",
+            "unknown task 'moonwalk'; valid: adroit_pen, arm_reach, arm_reach_obstacle, cartpole_pets, ",
         ),
         (
             {"task": "dm_control/cheetah-jump"},

@@ -126,7 +126,7 @@ def test_a_fault_in_the_task_is_told(monkeypatch):
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_an_unknown_task_is_the_users_mistake(processes):
-    with pytest.raises(UserError, match="unknown task 'moonwalk'; valid: arm_reach, "):
+    with pytest.raises(UserError, match="unknown task 'moonwalk'; valid: adroit_pen, arm_reach, "):
         Worlds("moonwalk", processes=processes)
     with pytest.raises(UserError, match="at least 1"):
         make_task("pendulum", -1)

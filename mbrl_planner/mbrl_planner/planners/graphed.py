@@ -8,10 +8,10 @@ plan is copied into that memory before; all else is held fast by the capture.
 from __future__ import annotations
 
 import copy
-import pickle  # noqa: TID251 - to compare by; nothing is unpickled
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -259,7 +259,21 @@ def _held(model: Any) -> Any:
     own, task = _parts(model)
     shapes = [(name, weight.shape, weight.dtype) for name, weight in own.state_dict().items()]
     wanted = {name: value for name, value in getattr(task, "__dict__", {}).items() if name != "spec"}
-    return type(own), own.spec, own.config, shapes, type(task), pickle.dumps(wanted)
+    return type(own), own.spec, own.config, shapes, type(task), _frozen(wanted)
+
+
+def _frozen(value: Any) -> Any:
+    """Something that equals what it was made from as long as nothing in that changes."""
+    if isinstance(value, Tensor):
+        value = value.cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, dict):
+        return tuple((name, _frozen(part)) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(part) for part in value)
+    parts = getattr(value, "__dict__", None)
+    return value if parts is None or callable(value) else (type(value), _frozen(parts))
 
 
 def _copy(model: Any, device: torch.device) -> Model:
