@@ -44,7 +44,10 @@ def test_list_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
             ["up", "--task", "nope"],
             "unknown task 'nope'; valid: adroit_pen, arm_reach, arm_reach_obstacle, cartpole_pets",
         ),
-        (["up", "task:=nope"], "unknown task 'nope'; valid: adroit_pen, arm_reach, arm_reach_obstacle, cartpole_pets"),
+        (
+            ["up", "task:=nope"],
+            "unknown task 'nope'; valid: adroit_pen, arm_reach, arm_reach_obstacle, cartpole_pets",
+        ),
         (["up", "--tusk", "pendulum"], "unknown argument 'tusk' (did you mean 'task'?)"),
         (["up", "--seed"], "--seed"),
         (["up", "--seed=-1"], "'seed' is '-1'"),
