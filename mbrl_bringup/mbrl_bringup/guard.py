@@ -34,7 +34,7 @@ class Reading:
     position: Array  # [A] of each joint
     velocity: Array  # [A]
     watched: Array  # [M] in the order of `bounds`
-    unknown: str = ""  # which element of the observation is not finite; empty = all are
+    unknown: str = ""  # what of the observation is not finite, in one sentence; empty = nothing
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class Guard:
 
     def _fault(self, reading: Reading) -> str:
         if reading.unknown:
-            return f"element '{reading.unknown}' of the observation is not finite"
+            return reading.unknown
         for i, actuator in enumerate(self.settings.joints):
             needed = self._holds[i] or self.workspace is not None
             if needed and not math.isfinite(reading.position[i]):

@@ -313,15 +313,14 @@ def check_planner(parameters: Mapping[str, Any]) -> None:
     Raises:
         UserError: it does not.
     """
+    from mbrl_planner.planners.graphed import on_device  # loads torch
+
     planner_class, prefix = find("planners", parameters["planner"]), _prefix(parameters["planner"])
     group = f"{prefix}."
     given = {key.removeprefix(group): value for key, value in parameters.items() if key.startswith(group)}
     planner = planner_class(build(planner_class.Config, given, prefix))
     task = make_task(parameters["task"], parameters["action_repeat"])
-    if parameters["device"] != "cpu":
-        from mbrl_planner.planners.graphed import on_device
-
-        planner = on_device(planner, parameters["device"], task, parameters["time_budget"])
+    planner = on_device(planner, parameters["device"], task, parameters["time_budget"])
     planner.check(task.spec, find("models", parameters["model"]))
 
 

@@ -110,9 +110,16 @@ class Senses:
             position=_pick(told, self._position),
             velocity=_pick(told, self._velocity),
             watched=np.array([known[source][i] for source, i in self._watched]),
-            unknown=next((self._elements[i] for i in np.flatnonzero(~np.isfinite(observation))), ""),
+            unknown=self._unknown(observation),
         )
         return Look(observation, reading, images)
+
+    def _unknown(self, observation: Array) -> str:
+        """The first element that is not finite, in one sentence; empty if all are."""
+        for name, value in zip(self._elements, observation.tolist(), strict=True):
+            if not math.isfinite(value):
+                return f"element '{name}' of the observation is not finite"
+        return ""
 
 
 def _pick(values: Array, places: list[int]) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ class RobotWorld:
         self._step = 0  # periods since the episode began
         self._episode = -1
         self._look: Look | None = None  # of this period
-        self._unknown = ""  # element that was seen in it, and is not finite
+        self._unknown = ""  # what was seen in it and is not finite, in one sentence
         self._home: Array | None = None  # where a motion leads to
         self._ready_at = math.inf  # when the robot has come to rest
         self._heard = now  # the last valid answer
@@ -247,7 +247,7 @@ class RobotWorld:
         if self.guard.phase is Phase.TRIPPED:
             return self.guard.reason
         if self._unknown:
-            return f"element '{self._unknown}' of the observation is not finite"
+            return self._unknown
         if self.guard.phase is not Phase.RUNNING and not self.passive:
             return "the robot was disarmed"
         assert self.state is not None
