@@ -92,6 +92,7 @@ class Guard:
         self._holds = np.array([joint.kind == "position" for joint in c.joints])
         self._sent = np.zeros(len(c.joints))  # the last command; without meaning while disarmed
         self._reading: Reading | None = None  # the newest, if it was good
+        self._clearance = -math.inf  # of the workspace's points in it [m]
         self._read = self._ticked = self._beat = -math.inf  # when there was a reading, a tick, a heartbeat
         self._healthy = math.inf  # since when all is well
         self._late = math.inf  # since when the controller is late
@@ -259,6 +260,9 @@ class Guard:
             return command
         assert self._reading is not None
         c, here = self.workspace.settings, self._reading.position
+        wanted = np.where(self._holds, command, here + c.look_ahead * command)
+        if self._clearance - self.workspace.travel(wanted - here) >= c.margin:
+            return command  # no point can come near to a side: what follows takes twenty times as long
         stopped = self._limited(np.where(self._holds, self._sent, 0.0), 1.0, elapsed)
         tried = stopped + SHARES[:, None] * (command - stopped)  # each within limits and rates, as both are
         ahead = np.where(self._holds, tried, here + c.look_ahead * tried)
@@ -284,7 +288,10 @@ class Guard:
         for bound, value in zip(self.settings.bounds, reading.watched, strict=True):
             if not bound.low <= value <= bound.high:  # also if it is NaN
                 return f"'{bound.name}' is {value:.4g}, not within {bound.low:.4g} and {bound.high:.4g}"
-        return "" if self.workspace is None else self.workspace.outside(reading.position)
+        if self.workspace is None:
+            return ""
+        self._clearance = float(self.workspace.clearance(reading.position[None])[0])
+        return "" if self._clearance >= 0.0 else self.workspace.outside(reading.position)
 
     def _crowd(self) -> str:
         return f"{self._others} other publisher{'s' * (self._others > 1)} on a command topic"

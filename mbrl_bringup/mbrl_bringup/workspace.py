@@ -57,10 +57,9 @@ class _Joint:
     name: str
     turns: bool  # otherwise it slides
     moves: int  # index in the joint positions; -1 = it is fixed
-    rotation: Array | None  # [3, 3] of its origin; None = as its parent
+    rotation: Array  # [3, 3] of its origin
     origin: Array  # [3] [m]
-    axis: Array  # [3]
-    across: Array  # [3, 3]: x @ across is axis x x, which numpy.cross takes much longer for
+    axis: Array  # [3], in the frame that the rotation leads to
 
 
 class Workspace:
@@ -90,8 +89,12 @@ class Workspace:
             _chain(known, one_of("link of workspace.points", p.link, known), joints, urdf)
             for p in settings.points
         ]
-        self._at = np.array([p.at for p in settings.points])
+        self._at = np.array([[*p.at, 1.0] for p in settings.points])  # [K, 4]
         self._moves = _together(chains)
+        self._spans = [_span(moved) for _, moved in self._moves]
+        self._places = np.array([max(joint.moves, 0) for joint, _ in self._moves], int)
+        self._motions = np.array([_motion(joint) for joint, _ in self._moves]).reshape(-1, 4, 4, 4)
+        self._reach = _reach(chains, self._at[:, :3], len(joints))
 
     def reachable(self, here: Array, wanted: Array) -> Array:
         """How far joints that stand at `here` [A] come on their way to `wanted` [S, A].
@@ -102,22 +105,23 @@ class Workspace:
 
     def positions(self, joints: Array) -> Array:
         """Where the points are in the root's frame [S, K, 3], in m, for joint positions [S, A]."""
-        found = np.repeat(self._at[:, None], len(joints), axis=1)
-        for joint, moved in self._moves:  # from the outermost to the root
-            points = found[moved]
-            if joint.moves >= 0:
-                value = joints[:, joint.moves, None]
-                points = _turned(points, joint, value) if joint.turns else points + value * joint.axis
-            if joint.rotation is not None:
-                points = points @ joint.rotation.T
-            found[moved] = points + joint.origin
-        return found.transpose(1, 0, 2)
+        q = joints[:, self._places]  # [S, J], a column for each joint of the tree
+        terms = np.stack([np.ones_like(q), np.cos(q), np.sin(q), q])
+        motions = np.einsum("tsj,jtab->jsab", terms, self._motions)
+        found = np.repeat(self._at[None], len(joints), axis=0)  # rows x, y, z, 1
+        for span, motion in zip(self._spans, motions, strict=True):  # from the outermost to the root
+            found[:, span] = found[:, span] @ motion
+        return found[..., :3]
 
     def clearance(self, joints: Array) -> Array:
         """Distance of the points to the nearest side [S], in m; negative outside, NaN where it is unknown."""
         at = self.positions(joints)
         clearance: Array = np.minimum(at - self._low, self._high - at).min((1, 2))
         return clearance
+
+    def travel(self, change: Array) -> float:
+        """No point moves further [m] if the joint positions change by so much [A]; quick, and not tight."""
+        return float(self._reach @ np.abs(change))
 
     def outside(self, joints: Array) -> str:
         """Which point is outside, in one sentence, for joint positions [A]; empty if none is."""
@@ -131,12 +135,43 @@ class Workspace:
         return f"link '{link}' is at {'xyz'[axis]} = {value:.3f} m, not within {low:.4g} and {high:.4g}"
 
 
-def _turned(point: Array, joint: _Joint, angle: Array) -> Array:
-    """Points [K, S, 3] turned about the joint's axis by angles [S, 1] (Rodrigues' formula)."""
-    cos, sin = np.cos(angle), np.sin(angle)
-    along = (point @ joint.axis)[..., None] * joint.axis
-    turned: Array = along + cos * (point - along) + sin * (point @ joint.across)
-    return turned
+def _span(numbers: list[int]) -> slice | list[int]:
+    """The numbers as an index; where they follow each other as a slice, which is several times as fast."""
+    whole = numbers == list(range(numbers[0], numbers[-1] + 1))
+    return slice(numbers[0], numbers[-1] + 1) if whole else numbers
+
+
+def _motion(joint: _Joint) -> Array:
+    """What 1, cos q, sin q and q are multiplied with for the transform [4, 4, 4] of rows x, y, z, 1."""
+    parts = np.zeros((4, 4, 4))
+    turn = joint.rotation.T
+    if joint.moves >= 0 and joint.turns:  # Rodrigues' formula
+        along = np.outer(joint.axis, joint.axis)
+        parts[0, :3, :3] = along @ turn
+        parts[1, :3, :3] = (np.eye(3) - along) @ turn
+        parts[2, :3, :3] = np.cross(joint.axis, np.eye(3)) @ turn
+    else:
+        parts[0, :3, :3] = turn
+        parts[3, 3, :3] = (joint.moves >= 0) * joint.axis @ turn
+    parts[0, 3] = *joint.origin, 1.0
+    return parts
+
+
+def _reach(chains: Sequence[Sequence[_Joint]], at: Array, width: int) -> Array:
+    """How far a point moves at most if a joint turns by 1 rad or slides by 1 m [width].
+
+    A point is never further from a joint's axis than the links between them are long, added up; one that
+    slides may be as long as FAR.
+    """
+    reach = np.zeros(width)
+    for chain, start in zip(chains, at, strict=True):
+        length = float(np.linalg.norm(start))
+        for joint in chain:
+            if joint.moves >= 0:
+                reach[joint.moves] = max(reach[joint.moves], length if joint.turns else 1.0)
+            slides = joint.moves >= 0 and not joint.turns
+            length += float(np.linalg.norm(joint.origin)) + FAR * slides
+    return reach
 
 
 def _parents(urdf: Path) -> dict[str, ElementTree.Element | None]:
@@ -204,10 +239,9 @@ def _joint(element: ElementTree.Element, joints: Sequence[str], urdf: Path) -> _
         name=name,
         turns=kind != "prismatic",
         moves=-1 if kind == "fixed" else list(joints).index(name),
-        rotation=euler2mat(*turn, axes="sxyz") if turn.any() else None,
+        rotation=euler2mat(*turn, axes="sxyz"),
         origin=_vector(element, "origin", "xyz", "0 0 0"),
         axis=axis,
-        across=np.cross(axis, np.eye(3)),
     )
 
 

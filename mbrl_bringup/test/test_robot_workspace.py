@@ -2,7 +2,8 @@
 
 Mutations that these tests notice: an axis turned the wrong way or an origin's angles applied in another order
 (where links are); commands foreseen without the joints' positions, or tried in a wrong order (the table);
-the margin's way back left out (within the margin); ends of ranges left out (commands that change).
+the margin's way back left out (within the margin); ends of ranges left out (commands that change); a link
+left out of how far points travel (travels); the margin left out of the short way (within the margin).
 """
 
 from __future__ import annotations
@@ -79,6 +80,43 @@ def test_the_arm_of_the_file_is_the_arm_of_the_task() -> None:
     assert_allclose(place.clearance(angles), found[..., 2].min(1) - FLOOR)
     lowest = angles[found[..., 2].min(1).argmin()]
     assert "is at z = " in place.outside(lowest) and "not within 0.03 and 1000" in place.outside(lowest)
+
+
+def test_no_point_travels_further_than_it_is_said_to(tmp_path: Path) -> None:
+    arm = workspace(ARM, TASK.spec)
+    assert arm is not None
+    crooked = Workspace(
+        WorkspaceConfig((PointOf("c", (0.3, 0.1, -0.2)), PointOf("a", (0.0, 0.5, 0.0)))),
+        write(tmp_path),
+        ["slide", "turn"],
+    )
+    rng = np.random.default_rng(0)
+    nearest = np.inf
+    for place, width in ((arm, 6), (crooked, 2)):
+        for size in 10.0 ** rng.uniform(-4, 0.3, 300):
+            here, change = rng.uniform(-2, 2, width), size * rng.standard_normal(width)
+            change *= rng.random(width) < 0.5  # some joints stand still
+            a, b = place.positions(np.array([here, here + change]))
+            bound = place.travel(change)
+            moved = np.linalg.norm(b - a, axis=-1).max()
+            assert moved <= bound + 1e-12
+            if place is arm and bound:
+                nearest = min(nearest, bound / max(moved, 1e-12))
+    assert nearest < 1.5, "a bound that says nothing would be true too"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_short_way_of_the_guard_sends_what_the_long_way_would(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    short, long = Arm(seed=seed), Arm(seed=seed)
+    assert long.guard.workspace is not None
+    long.guard.workspace.travel = lambda change: np.inf  # type: ignore[method-assign]
+    for k in range(150):
+        wanted = downhill(short, rng) if k // 30 % 2 else TASK.spec.action_high * rng.uniform(-1, 1, 6)
+        short.step(wanted)
+        long.step(wanted)
+    assert_allclose(short.commands, long.commands, atol=1e-12)
+    assert short.guard.held_back == long.guard.held_back > 0
 
 
 class Arm:

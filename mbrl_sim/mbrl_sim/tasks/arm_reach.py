@@ -100,7 +100,7 @@ class ArmReach(MujocoTask):
         body = self.body(next_obs)
         distance = norm(body[..., 0, :] - _goal(next_obs))
         near = (gaussian(distance, margin=0.4) + gaussian(distance, margin=0.05)) / 2.0
-        haste = array_namespace(action).mean(action * action, axis=-1)
+        haste = (action * action).mean(-1)
         return near - PRICE * haste - self.crowding(body)
 
     def crowding(self, body: Array) -> Array:
@@ -129,10 +129,9 @@ def _goal(obs: Array) -> Array:
 
 def norm(x: Array) -> Array:
     """Length of vectors [..., 3]."""
-    xp = array_namespace(x)
-    return xp.sqrt(xp.sum(x * x, axis=-1) + 1e-12)  # a gradient at the goal too
+    return ((x * x).sum(-1) + 1e-12) ** 0.5  # a gradient at the goal too
 
 
 def shortfall(distance: Array, wanted: float) -> Array:
     """By how much distances [..., K] fall short of what is wanted, as a share of it, added up [...]."""
-    return array_namespace(distance).sum((1.0 - distance / wanted).clip(min=0.0, max=2.0), axis=-1)
+    return (1.0 - distance / wanted).clip(min=0.0, max=2.0).sum(-1)
