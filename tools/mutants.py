@@ -235,6 +235,40 @@ MUTANTS = [
            LEARNED + "residual.py::test_a_base_that_is_right_is_hardly_touched",
            MODELS + "residual.py",
            "return predicted", "return obs"),
+    Mutant("bco", "what was inferred is not cloned",
+           TESTS + "test_bco.py::test_it_learns_the_point_mass_from_states_alone", AGENTS + "bco.py",
+           "belief.log_prob(self._inferred[index])",
+           "belief.log_prob(torch.zeros_like(self._inferred[index]))"),
+    Mutant("bco", "actions inferred backwards in time",
+           TESTS + "test_bco.py::test_actions_of_demonstrations_are_inferred_and_cloned", AGENTS + "bco.py",
+           '{"vector": shown[:, 0]}, {"vector": shown[:, 1]}',
+           '{"vector": shown[:, 1]}, {"vector": shown[:, 0]}'),
+    Mutant("rrt", "a tree that grows on from its root alone",
+           TESTS + "test_rrt.py::test_every_node_is_where_its_plan_leads", PLANNERS + "rrt.py",
+           "torch.cat([node.plan, action.expand(steps, -1)])", "action.expand(steps, -1)"),
+    Mutant("rrt", "always the same aim",
+           TESTS + "test_rrt.py::test_a_tree_fills_the_plane_where_random_plans_stay_at_home",
+           PLANNERS + "rrt.py",
+           "torch.rand(len(self._unit), generator=self.noise, dtype=torch.float64).numpy()",
+           "np.zeros(len(self._unit))"),
+    Mutant("latent", "what is foretold compared with what came at once",
+           LEARNED + "latent.py::test_what_is_foretold_is_compared_with_what_came_that_many_steps_later",
+           MODELS + "latent.py", 'obs["vector"][1:][rows]', 'obs["vector"][1:][starts]'),
+    Mutant("latent", "a belief that costs nothing",
+           LEARNED + "latent.py::test_the_loss_is_the_lower_bound_by_hand",
+           MODELS + "latent.py", "weight * mean_over(free_kl", "0.0 * mean_over(free_kl"),
+    Mutant("inverse", "nothing is drawn",
+           LEARNED + "inverse.py::test_of_two_actions_that_lead_there_both_are_told",
+           MODELS + "inverse.py", "self.mixture.draw(noise)", "self.mixture.expected()"),
+    Mutant("inverse", "what is of no use is kept",
+           LEARNED + "inverse.py::test_features_keep_what_is_controlled_and_nothing_of_the_rest",
+           MODELS + "inverse.py", "return fit + cost * nats", "return fit + 0.0 * nats"),
+    Mutant("action_free", "the end is not looked at",
+           LEARNED + "action_free.py::test_paths_between_two_states_are_those_of_the_exact_bridge",
+           MODELS + "action_free.py", "at + (end - at) / left", "at"),
+    Mutant("action_free", "the same number of steps left all the way",
+           LEARNED + "action_free.py::test_paths_between_two_states_are_those_of_the_exact_bridge",
+           MODELS + "action_free.py", "self._next(at, end, left)", "self._next(at, end, steps)"),
 ]  # fmt: skip
 
 
@@ -292,16 +326,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--only", default="", help="only mutants of agents whose name begins with this")
     parser.add_argument("--check", action="store_true", help="only see whether each mistake can be made")
+    parser.add_argument(
+        "--add", action="store_true", help="only those that the file does not have, which are added to it"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="tests side by side")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutants.json", help="where to write")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if mutant.agent.startswith(arguments.only)]
+    known = json.loads(arguments.out.read_text())["mutants"] if arguments.add else []
+    tried = {(result["agent"], result["mistake"], result["test"]) for result in known}
+    chosen = [m for m in chosen if (m.agent, m.mistake, m.test) not in tried]
     for mutant in chosen:
         mutated(mutant, ROOT)
     if arguments.check:
         return 0
 
-    commit, began, results = commit_id(), time.monotonic(), []
+    commit, began, results = commit_id(), time.monotonic(), known
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for result in pool.map(run, chosen):
             results.append(result)
