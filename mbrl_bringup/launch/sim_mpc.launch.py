@@ -5,7 +5,6 @@
 The arguments and the processes are those of `mbrl up`: both come from mbrl_bringup/stack.py.
 """
 
-import dataclasses
 import sys
 import time
 from typing import Any
@@ -41,13 +40,17 @@ def _processes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _given(context: LaunchContext) -> dict[str, str]:
-    for argument in context.argv:  # launch itself would ignore an unknown name
-        one_of("argument", argument.partition(":=")[0], (field.name for field in describe(StackConfig)))
-    given = {
-        field.name: LaunchConfiguration(field.name).perform(context)
-        for field in dataclasses.fields(StackConfig)  # type: ignore[arg-type]
-    }
-    given["run_dir"] = given["run_dir"] or default_run_dir(given["robot"] or given["task"], time.localtime())
+    """The arguments that somebody gave: a robot has a task of its own, which no default may contradict."""
+    typed = {argument.partition(":=")[0] for argument in context.argv}
+    given = {}
+    for name in typed:  # launch itself would ignore an unknown one
+        one_of("argument", name, (field.name for field in describe(StackConfig)))
+    for field in describe(StackConfig):
+        value = LaunchConfiguration(field.name).perform(context)
+        if field.name in typed or value != argument_text(field.default):
+            given[field.name] = value
+    whose = given.get("robot") or given.get("task") or StackConfig().task
+    given["run_dir"] = given.get("run_dir") or default_run_dir(whose, time.localtime())
     return given
 
 

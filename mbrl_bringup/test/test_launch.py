@@ -90,6 +90,21 @@ def test_the_processes_are_those_of_mbrl_up(launch_file: Any) -> None:
     assert [as_process(node) for node in nodes] == [expected(process) for process in resolve(GIVEN)]
 
 
+def test_a_robot_brings_its_own_task(launch_file: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, opaque = launch_file.generate_launch_description().args[0]
+    given = context(robot="arm", run_dir="/tmp/some-run")
+    wanted = {"robot": "arm", "run_dir": "/tmp/some-run"}
+    assert [as_process(node) for node in opaque.kwargs["function"](given)] == [
+        expected(process) for process in resolve(wanted)
+    ]
+    included = context(robot="arm", run_dir="/tmp/some-run")
+    included.argv = []  # another launch file says so
+    assert len(opaque.kwargs["function"](included)) == len(resolve(wanted))
+    with pytest.raises(SystemExit):
+        opaque.kwargs["function"](context(robot="arm", task="cartpole_swingup"))
+    assert "robot 'arm' is for 'arm_reach'" in capsys.readouterr().err
+
+
 def test_each_argument_is_declared_with_its_description_and_default(launch_file: Any) -> None:
     *declared, _ = launch_file.generate_launch_description().args[0]
     assert {d.args[0]: (d.kwargs["default_value"], d.kwargs["description"]) for d in declared} == {
@@ -173,5 +188,6 @@ def test_the_launch_file_of_policies_is_the_same_with_another_agent(monkeypatch:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     argument, include = module.generate_launch_description().args[0]
-    assert argument.args == ("agent",) and argument.kwargs == {"default_value": "mbpo"}
+    assert argument.args == ("agent",) and argument.kwargs["default_value"] == "mbpo"
+    assert argument.kwargs["description"].startswith("what acts")
     assert include.args[0].args == (str(LAUNCH_FILE),)

@@ -57,7 +57,7 @@ def _planning(order: Order) -> DryPlan:
 def main(arguments: list[str]) -> int:
     """Run the process."""
     link = socket.socket(fileno=int(arguments[0]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the node ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node ends us
     os.nice(NICE)
     torch.set_num_threads(1)
     gate: Any = None

@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     """Run the process."""
     link = socket.socket(fileno=int(arguments[0]))
     inbox = Inbox(link)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the node ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node ends us
     signal.signal(signal.SIGTERM, inbox.end)
     begin = None
     while begin is None and not inbox.ended.is_set():

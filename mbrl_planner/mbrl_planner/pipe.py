@@ -34,11 +34,17 @@ class Message:
 
 
 def start(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Run a module as a process, with the number of its end of a socket as the argument; and our end."""
+    """Run a module as a process, with the number of its end of a socket as the argument; and our end.
+
+    It is in a process group of its own, so that Ctrl-C does not reach it, not even while it loads torch:
+    we end it.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", module, str(theirs.fileno())]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
+        )
     return process, ours
 
 
