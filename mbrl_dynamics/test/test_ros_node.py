@@ -23,6 +23,22 @@ class Late:
 late, BaseNode.stopping = Late(), True
 sys.exit(run(lambda: BaseNode("short_lived"), ["--ros-args", "-r", "__ns:=/end"]))
 """
+EARLY = """
+import os, signal, sys, time
+from mbrl_dynamics.ros.node import BaseNode, run
+
+class Slow(BaseNode):
+    def __init__(self):
+        super().__init__("slow")
+        os.kill(os.getpid(), signal.{0})
+        try:
+            os.kill(os.getpid(), signal.{0})  # launch signals twice
+            time.sleep(1000.0)
+        except Exception:
+            print("taken for a fault")
+
+sys.exit(run(Slow, ["--ros-args", "-r", "__ns:=/early"]))
+"""
 PROFILE = """
 import os
 from mbrl_dynamics.ros.node import BaseNode, run
@@ -43,6 +59,12 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_a_second_signal_while_python_ends_changes_nothing(name: str) -> None:
     done = run(LATE.format(name))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_node_that_is_still_being_made_is_given_up_at_once(name: str) -> None:
+    done = run(EARLY.format(name))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("variable", ["", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"])

@@ -131,6 +131,8 @@ class LearnerProcess:
         self._closed = True
         if self._process is None:
             return True
+        if not self.began:
+            self._process.kill()  # it holds nothing, and may still be loading for long
         self._out.put(None)  # after all that it is still to be told
         try:
             self._process.wait(timeout)

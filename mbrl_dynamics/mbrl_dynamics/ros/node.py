@@ -192,26 +192,39 @@ def _waiting(subscription: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
         yield item
 
 
+class _Ended(BaseException):
+    """A signal came before there was a node."""
+
+
 def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
     """Run a node until SIGINT or SIGTERM; the whole `main` of a node.
 
     rclpy's own signal handlers invalidate the context, so that a last safe command could no longer be
-    published: these only set a flag. launch signals twice, so the second one changes nothing.
+    published: these only set a flag. launch signals twice, so the second one changes nothing. A node that is
+    still being made is given up at once: nothing moves yet, and making it may take seconds.
 
     Fast DDS takes its profile from discovery.xml, unless the user names one.
 
     Returns:
         The exit code: 0 after a clean end, 2 after a mistake of the user.
     """
-    stop = threading.Event()
+    stop, making = threading.Event(), True
+
+    def end(*_: Any) -> None:
+        first = not stop.is_set()
+        stop.set()
+        if first and making:
+            raise _Ended
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     if "FASTRTPS_DEFAULT_PROFILES_FILE" not in os.environ:  # its old name
         os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(Path(__file__).with_name("discovery.xml")))
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: BaseNode | None = None
     try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = factory()
+        making = False
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while not stop.is_set() and not node.stopping:
@@ -220,9 +233,10 @@ def run(factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ExternalShutdownException:
+    except (ExternalShutdownException, _Ended):
         return 0
     finally:
+        making = False
         if node is not None:
             node.on_stop()
             node.destroy_node()
