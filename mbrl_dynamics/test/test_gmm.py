@@ -100,17 +100,17 @@ def test_which_line_is_followed_depends_on_where_one_is() -> None:
     torch.testing.assert_close(after, torch.where(x < 0, 0.2 * x, 0.9 * x), atol=0.15, rtol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="off by 6 % where an element never changes; the cause is not found")
 def test_data_of_any_scale_and_an_element_that_never_changes() -> None:
+    """A mutation that fails it: what was assumed before the data, of components that have none, is singular."""
     spec = Spec("s", (Element("big"), Element("still"), Element("small")), (Element("f", "", -1, 1),), 0.1)
     gain = np.array([1e4, 0.0, 1e-4])
     buffer = record(lambda o, a: np.array([0.9, 1.0, 0.9]) * o * [1, 0, 1] + gain * a, spec, 5, 40)
     model = GMM(spec)
     metrics = model.fit(buffer, Budget())
-    assert metrics["holdout_error"] < 0.02
+    assert metrics["holdout_error"] < 0.002 and metrics["raised"] == 0
     state = torch.tensor([[2e3, 0.0, -3e-5]])
     after = model.step(state, torch.tensor([[0.5]])).obs
-    torch.testing.assert_close(after, torch.tensor([[6.8e3, 0.0, 2.3e-5]]), rtol=0.02, atol=1e-6)
+    torch.testing.assert_close(after, torch.tensor([[6.8e3, 0.0, 2.3e-5]]), rtol=0.002, atol=1e-8)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 60])

@@ -223,10 +223,15 @@ def fit_mixture(white: NDArray[np.float64], config: GMMConfig, seed: int) -> tup
     except ImportError:
         raise UserError("a Gaussian mixture learns by scikit-learn: pip install scikit-learn") from None
     white = np.resize(white, (max(len(white), 2), white.shape[1]))  # scikit-learn wants two at least
+    spread = np.cov(white.T, ddof=0).reshape(2 * white.shape[1:])
     for raised in range(RAISES + 1):
+        least = config.least_variance * 10.0**raised
         mixture = BayesianGaussianMixture(
             n_components=min(config.components, len(white)),
-            reg_covar=config.least_variance * 10.0**raised,
+            reg_covar=least,
+            # A component without data is what was assumed before, where scikit-learn adds no least variance:
+            # singular if an element never changes, or nothing is noisy.
+            covariance_prior=spread + least * np.eye(len(spread)),
             max_iter=config.iterations,
             random_state=seed,
         )
