@@ -101,7 +101,7 @@ def test_which_line_is_followed_depends_on_where_one_is() -> None:
 
 
 def test_data_of_any_scale_and_an_element_that_never_changes() -> None:
-    """A mutation that fails it: what was assumed before the data, of components that have none, is singular."""
+    """A mutation that fails it: components that have no data assume a singular covariance."""
     spec = Spec("s", (Element("big"), Element("still"), Element("small")), (Element("f", "", -1, 1),), 0.1)
     gain = np.array([1e4, 0.0, 1e-4])
     buffer = record(lambda o, a: np.array([0.9, 1.0, 0.9]) * o * [1, 0, 1] + gain * a, spec, 5, 40)
