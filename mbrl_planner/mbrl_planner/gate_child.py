@@ -1,7 +1,5 @@
 """The process in which models are judged.
 
-    python -m mbrl_planner.gate_child SOCKET
-
 It is started by gate_process.py. What it is told and what it answers is listed there; it ends when the socket
 closes, however the other side ended.
 """
@@ -9,9 +7,7 @@ closes, however the other side ended.
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +53,6 @@ def _planning(order: Order) -> DryPlan:
 def main(arguments: list[str]) -> int:
     """Run the process."""
     link = socket.socket(fileno=int(arguments[0]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node ends us
     os.nice(NICE)
     torch.set_num_threads(1)
     gate: Any = None
@@ -82,7 +77,3 @@ def main(arguments: list[str]) -> int:
         except OSError:
             break  # the other side is gone
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

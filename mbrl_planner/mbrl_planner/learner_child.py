@@ -1,7 +1,5 @@
 """The process in which a policy learns.
 
-    python -m mbrl_planner.learner_child SOCKET
-
 It is started by learner_process.py. When the socket closes, however the other side ended, it writes a
 checkpoint and ends.
 """
@@ -12,7 +10,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 from typing import Any
@@ -74,7 +71,6 @@ def main(arguments: list[str]) -> int:
     """Run the process."""
     link = socket.socket(fileno=int(arguments[0]))
     inbox = Inbox(link)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node ends us
     signal.signal(signal.SIGTERM, inbox.end)
     begin = None
     while begin is None and not inbox.ended.is_set():
@@ -96,7 +92,3 @@ def main(arguments: list[str]) -> int:
     finally:
         learner.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -34,17 +35,11 @@ class Message:
 
 
 def start(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Run a module as a process, with the number of its end of a socket as the argument; and our end.
-
-    It is in a process group of its own, so that Ctrl-C does not reach it, not even while it loads torch:
-    we end it.
-    """
+    """Run a module's `main` in a process (child.py), with one end of a socket; and the other end, ours."""
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", module, str(theirs.fileno())]
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
-        )
+        command = [sys.executable, "-m", "mbrl_planner.child", str(os.getpid()), module, str(theirs.fileno())]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
     return process, ours
 
 
