@@ -325,6 +325,10 @@ def test_sections_follow_the_wildcards_of_ros(tmp_path: Path, section: str, matc
             {"task": "pendulum", "planner": "lqr", "model": "rssm"},
             "planner 'lqr' needs a model whose state is what is seen, but RSSM has a memory; .*icem",
         ),
+        (
+            {"task": "dm_control/reacher-easy", "planner": "gradient"},
+            "planner 'gradient' needs a reward with gradients, but that of task '.*-easy' only jumps; .*icem",
+        ),
         ({"agent": "nope"}, "unknown agent 'nope'; valid: .*mbpo, mpc, .*sac"),
         ({"agent": "mbop"}, "did you mean 'mbpo'"),
         ({"agent": "mbrl_planner.agents.mpc:MPC"}, "learns no policy"),

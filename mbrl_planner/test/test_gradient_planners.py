@@ -465,6 +465,18 @@ def test_what_cannot_be_differentiated_is_told_in_one_sentence():
             planner.plan(PointMass(), start)
 
 
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_a_reward_that_only_jumps_is_told_in_one_sentence(planner):
+    class Target:
+        spec = point_mass_spec()
+
+        def reward(self, obs, action, next_obs):
+            return 1.0 * (abs(next_obs[..., 0]) < 0.1)
+
+    with pytest.raises(UserError, match="a reward with gradients, but that of task 'point_mass' only jumps"):
+        planner().plan(WithTask(PointMass(), Target()), torch.zeros(1, 2))
+
+
 def test_a_state_of_whole_numbers_cannot_be_linearised():
     class Counted(NamedTuple):
         obs: torch.Tensor

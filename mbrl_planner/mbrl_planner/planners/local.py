@@ -44,6 +44,34 @@ def check_differentiable(planner: str, model: Any, *, memory: bool) -> None:
         )
 
 
+def check_slopes(planner: Any, task: Any) -> None:
+    """Look whether a planner, if it is one that differentiates, can climb the reward of a task.
+
+    Args:
+        planner: any planner.
+        task: with `reward`; None = the model has learned one.
+
+    Raises:
+        UserError: the reward is flat, and only jumps.
+    """
+    if not isinstance(planner, LocalPlanner) or task is None:
+        return
+    spec = task.spec
+    with torch.inference_mode(False), torch.enable_grad():
+        obs = torch.zeros(1, spec.observation_dim, requires_grad=True)
+        action = torch.zeros(1, spec.inner_action_dim, requires_grad=True)
+        try:
+            sloping = task.reward(obs, action, obs).requires_grad
+        except NotImplementedError:  # only the world tells it
+            return
+    if not sloping:
+        name = type(planner).__name__.lower()
+        raise UserError(
+            f"planner '{name}' needs a reward with gradients, but that of task '{spec.task}' only jumps; "
+            f"{OTHERS}"
+        )
+
+
 class LocalPlanner:
     """What planners that differentiate have in common: what they can be used for.
 
@@ -63,6 +91,7 @@ class LocalPlanner:
         check_continuous(name, spec)
         if model is not None:
             check_differentiable(name, model, memory=self.memory)
+            check_slopes(self, getattr(model, "task", None))
         if hasattr(self.config, "rrt_expansions"):
             check_warm(self.config, spec, model)
 
