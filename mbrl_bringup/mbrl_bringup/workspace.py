@@ -90,10 +90,10 @@ class Workspace:
             for p in settings.points
         ]
         self._at = np.array([[*p.at, 1.0] for p in settings.points])  # [K, 4]
-        self._moves = _together(chains)
-        self._spans = [_span(moved) for _, moved in self._moves]
-        self._places = np.array([max(joint.moves, 0) for joint, _ in self._moves], int)
-        self._motions = np.array([_motion(joint) for joint, _ in self._moves]).reshape(-1, 4, 4, 4)
+        moves = _together(chains)
+        self._spans = [_span(moved) for _, moved in moves]
+        self._places = np.array([max(joint.moves, 0) for joint, _ in moves], int)
+        self._motions = np.array([_motion(joint) for joint, _ in moves]).reshape(-1, 4, 4, 4)
         self._reach = _reach(chains, self._at[:, :3], len(joints))
 
     def reachable(self, here: Array, wanted: Array) -> Array:
