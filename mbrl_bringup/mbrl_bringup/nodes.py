@@ -313,8 +313,7 @@ def check_planner(parameters: Mapping[str, Any]) -> None:
     Raises:
         UserError: it does not.
     """
-    from mbrl_planner.planners.graphed import on_device  # both load torch
-    from mbrl_planner.planners.local import check_slopes
+    from mbrl_planner.planners.graphed import on_device  # loads torch
 
     planner_class, prefix = find("planners", parameters["planner"]), _prefix(parameters["planner"])
     group = f"{prefix}."
@@ -322,8 +321,7 @@ def check_planner(parameters: Mapping[str, Any]) -> None:
     planner = planner_class(build(planner_class.Config, given, prefix))
     task = make_task(parameters["task"], parameters["action_repeat"])
     planner = on_device(planner, parameters["device"], task, parameters["time_budget"])
-    planner.check(task.spec, find("models", parameters["model"]))
-    check_slopes(planner, task)
+    planner.check(task.spec, find("models", parameters["model"]), task)
 
 
 def _prefix(plugin: str) -> str:

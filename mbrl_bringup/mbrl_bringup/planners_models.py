@@ -32,7 +32,6 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.transition import Transition
 from mbrl_planner.agents.mpc import MPC
-from mbrl_planner.planners.local import check_slopes
 from mbrl_planner.small_worlds import chooser, random_action
 from mbrl_sim.physics import make_simulator
 
@@ -186,8 +185,7 @@ def play(task: Any, planner: Any, model: Any, seed: int, every: int, budget: flo
         a finite prediction, instead of which nothing is done.
     """
     try:
-        planner.check(task.spec, model)
-        check_slopes(planner, task)
+        planner.check(task.spec, model, task)
     except UserError as error:
         return {"status": "refused", "why": str(error)}
     known, watch = Counted(model, task), Stopwatch(planner, math.ceil(task.max_steps / every), budget)

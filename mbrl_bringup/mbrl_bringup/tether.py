@@ -8,12 +8,11 @@ which then ends as cleanly as after Ctrl-C. Linux only.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+from mbrl_dynamics.parent import end_with
 
 
 def tethered(command: list[str], parent: int) -> list[str]:
@@ -24,8 +23,7 @@ def tethered(command: list[str], parent: int) -> list[str]:
 def main(arguments: list[str]) -> None:
     """Tie this process to its parent, and become the program; does not return."""
     parent, command = int(arguments[0]), arguments[1:]
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # the parent died before the tie was made
+    if not end_with(parent, signal.SIGTERM):
         sys.exit(1)
     os.execvp(command[0], command)
 

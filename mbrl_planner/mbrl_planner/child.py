@@ -8,25 +8,21 @@ only.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+from mbrl_dynamics.parent import end_with, outlive
 
 
 def main(arguments: list[str]) -> int:
     """Run the process."""
     parent, module = int(arguments[0]), arguments[1]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends us
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the tie was made
+    if not end_with(parent, signal.SIGKILL):
         return 1
     loaded = importlib.import_module(module)
-    libc.prctl(_PR_SET_PDEATHSIG, 0)
+    outlive()
     return int(loaded.main(arguments[2:]))
 
 

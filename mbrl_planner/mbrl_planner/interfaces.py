@@ -96,12 +96,13 @@ class Planner(Protocol):
 
     config: Any
 
-    def check(self, spec: Spec, model: Any = None) -> None:
+    def check(self, spec: Spec, model: Any = None, task: Any = None) -> None:
         """Look whether the planner, as it is configured, fits a world and can search through a model.
 
         Args:
             spec: of the world.
             model: an instance, or its class; None = not known yet.
+            task: whose reward is planned for; None = not known yet, or the model has learned one.
 
         Raises:
             UserError: it does not, in one sentence.

@@ -109,9 +109,9 @@ class Graphed:
                 f"set rrt_expansions to 0, or device to cpu"
             )
 
-    def check(self, spec: Spec, model: Any = None) -> None:
+    def check(self, spec: Spec, model: Any = None, task: Any = None) -> None:
         """Look whether the planner fits a world and can use a model on the device; see `Planner.check`."""
-        self.planner.check(spec, model)
+        self.planner.check(spec, model, task)
         if model is not None and not model.capabilities.capturable:
             kind = model if isinstance(model, type) else type(_parts(model)[0])
             raise UserError(

@@ -44,18 +44,16 @@ def check_differentiable(planner: str, model: Any, *, memory: bool) -> None:
         )
 
 
-def check_slopes(planner: Any, task: Any) -> None:
-    """Look whether a planner, if it is one that differentiates, can climb the reward of a task.
+def check_slopes(planner: str, task: Any) -> None:
+    """Look whether a planner that differentiates can climb the reward of a task.
 
     Args:
-        planner: any planner.
-        task: with `reward`; None = the model has learned one.
+        planner: its name.
+        task: with `reward`.
 
     Raises:
         UserError: the reward is flat, and only jumps.
     """
-    if not isinstance(planner, LocalPlanner) or task is None:
-        return
     spec = task.spec
     with torch.inference_mode(False), torch.enable_grad():
         obs = torch.zeros(1, spec.observation_dim, requires_grad=True)
@@ -65,9 +63,8 @@ def check_slopes(planner: Any, task: Any) -> None:
         except NotImplementedError:  # only the world tells it
             return
     if not sloping:
-        name = type(planner).__name__.lower()
         raise UserError(
-            f"planner '{name}' needs a reward with gradients, but that of task '{spec.task}' only jumps; "
+            f"planner '{planner}' needs a reward with gradients, but that of task '{spec.task}' only jumps; "
             f"{OTHERS}"
         )
 
@@ -85,13 +82,15 @@ class LocalPlanner:
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config or self.Config()
 
-    def check(self, spec: Spec, model: Any = None) -> None:
+    def check(self, spec: Spec, model: Any = None, task: Any = None) -> None:
         """Look whether the planner fits a world and can use a model; see `Planner.check`."""
         name = type(self).__name__.lower()
         check_continuous(name, spec)
         if model is not None:
             check_differentiable(name, model, memory=self.memory)
-            check_slopes(self, getattr(model, "task", None))
+        task = task or getattr(model, "task", None)  # a model that was told one, see WithTask
+        if task is not None:
+            check_slopes(name, task)
         if hasattr(self.config, "rrt_expansions"):
             check_warm(self.config, spec, model)
 

@@ -99,7 +99,7 @@ class MCTS:
     def __init__(self, config: Any = None) -> None:
         self.config: MCTSConfig = config or self.Config()
 
-    def check(self, spec: Spec, model: Any = None) -> None:
+    def check(self, spec: Spec, model: Any = None, task: Any = None) -> None:
         """Look whether the planner fits a world; see `Planner.check`. It searches through every model."""
         if not spec.discrete and spec.action_dim > MOST_DIMENSIONS:
             raise UserError(

@@ -87,9 +87,9 @@ class RRT(SamplingPlanner):
 
     Config = RRTConfig
 
-    def check(self, spec: Spec, model: Any = None) -> None:
+    def check(self, spec: Spec, model: Any = None, task: Any = None) -> None:
         """Look whether the planner fits a world and can use a model; see `Planner.check`."""
-        super().check(spec, model)
+        super().check(spec, model, task)
         check_tree("planner 'rrt'", spec, model)
 
     def propose(self, search: Search, iteration: int, noise: torch.Generator | None) -> Tensor:

@@ -119,7 +119,7 @@ class SamplingPlanner:
         """The plan [B, H, A] to execute; by default the best candidate."""
         return search.best
 
-    def check(self, spec: Spec, model: Any = None) -> None:
+    def check(self, spec: Spec, model: Any = None, task: Any = None) -> None:
         """Look whether the planner fits a world; see `Planner.check`. It searches through every model."""
         if DISCRETE not in self.kinds:
             check_continuous(type(self).__name__.lower(), spec)

@@ -25,7 +25,6 @@ from mbrl_planner.agents.mpc import MPC
 from mbrl_planner.gate_process import Order
 from mbrl_planner.interfaces import Planner
 from mbrl_planner.planners.graphed import on_device
-from mbrl_planner.planners.local import check_slopes
 from mbrl_planner.ros.controller_node import ControllerNode, ControllerNodeConfig
 from mbrl_planner.ros.convert import PlanContext, plan_to_msg
 from mbrl_planner.ros.markers import plan_markers
@@ -205,8 +204,7 @@ class PlannerNode(ControllerNode):
         own, name = self.params[""], self.params[""].planner
         planner: Planner = plugins.find("planners", name)(self.params[_prefix(name)])
         planner = on_device(planner, own.device, self.task, own.time_budget)
-        planner.check(self.task.spec, plugins.find("models", own.model))
-        check_slopes(planner, self.task)
+        planner.check(self.task.spec, plugins.find("models", own.model), self.task)
         return planner
 
 
