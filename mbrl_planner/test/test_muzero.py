@@ -180,7 +180,10 @@ def agent(value: float = 0.0, **options: float) -> MuZero:
 def test_the_future_stays_where_an_episode_ends() -> None:
     it, buffer = agent(), buffer_of("terminated", "truncated")
     future = it.future(buffer, np.array([0, 2, 6]), 4)
-    assert future.obs[..., 1].tolist() == [[0, 1, 2, 3, 4], [2, 3, 4, 4, 4], [2, 3, 4, 4, 4]]
+    when = torch.tensor([[0, 1, 2, 3, 4], [2, 3, 4, 4, 4], [2, 3, 4, 4, 4]])
+    assert torch.equal(
+        future.obs, it.seen(torch.stack([torch.tensor([[0], [0], [1]]).expand(3, 5), when], -1))
+    )
     assert future.valid.tolist() == [[True] * 4, [True, True, False, False], [True, True, False, False]]
     assert future.reward[0].tolist() == [1, 2, 3, 4]
     assert future.action[1, :2].argmax(-1).tolist() == [0, 1]
@@ -232,10 +235,22 @@ def test_actions_under_way_are_taken_into_account() -> None:
     it.think = lambda latent, noise: (heard.append(latent), think(latent, noise))[1]  # type: ignore[method-assign]
     obs = {"vector": torch.ones(1, 2)}
     it.choose(obs, pending=pending)
-    latent = it.slow.represent(it.normalizer(obs["vector"]))
+    latent = it.slow.represent(it.seen(obs["vector"]))
     for action in pending.unbind(1):
         latent = it.slow.next(latent, action)[0]
     assert torch.equal(heard[0], latent)
+
+
+def test_an_element_far_from_the_first_data_drowns_no_other() -> None:
+    change = []
+    for seed in range(10):
+        it = MuZero(SPEC, MuZeroConfig(), seed=seed)
+        it.normalizer.std[0] = 0.1
+        for far in (0.0, 2.4):  # a cart's place: 24 standard deviations
+            latent = it.slow.represent(it.seen(torch.tensor([[far, -1.0], [far, 1.0]])))
+            change.append((latent[1] - latent[0]).square().mean().sqrt().item())
+    near, away = np.array(change).reshape(-1, 2).mean(0)
+    assert away > 0.2 * near  # without squashing 0.06
 
 
 def test_it_explores_as_often_as_it_is_told() -> None:
@@ -261,7 +276,7 @@ class Reflex(MuZero):
     """Acts by the policy that it learned from its searches, without one."""
 
     def choose(self, carry, *, pending=None, explore=False):
-        latent = self.slow.represent(self.normalizer(carry["vector"]))
+        latent = self.slow.represent(self.seen(carry["vector"]))
         return self.one_hot[self.slow.predict(latent)[0].argmax(-1)].unsqueeze(1), carry
 
 

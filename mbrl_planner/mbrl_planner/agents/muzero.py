@@ -21,7 +21,7 @@ from torch import Tensor
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import Field, config
 from mbrl_dynamics.interfaces import Model
-from mbrl_dynamics.models.heads import cross_entropy
+from mbrl_dynamics.models.heads import cross_entropy, symlog
 from mbrl_dynamics.models.muzero import MuZeroNetworks, half_gradient
 from mbrl_dynamics.models.normalizer import Normalizer
 from mbrl_dynamics.spec import DISCRETE, Spec
@@ -83,7 +83,7 @@ class Future(NamedTuple):
     """What came after B States. Behind the end of an episode nothing is valid, and its last State stays.
 
     Attributes:
-        obs: [B, T+1, D] as standard scores.
+        obs: [B, T+1, D] as the networks see them.
         action: [B, T, A] one-hot, executed.
         reward: [B, T]; NaN where unknown.
         terminated: [B, T] bool, the task ended with this step.
@@ -146,7 +146,7 @@ class MuZero(PolicyAgent):
         self, carry: Observation, *, pending: Tensor | None = None, explore: bool = False
     ) -> tuple[Tensor, Observation]:
         """The action that the search finds best, one-hot [B, 1, A]; exploring, with Gumbel noise."""
-        latent = self.slow.represent(self.normalizer(carry["vector"].to(self.device).float()))
+        latent = self.slow.represent(self.seen(carry["vector"].to(self.device).float()))
         if pending is not None:
             for action in pending.to(self.device).unbind(1):
                 latent = self.slow.next(latent, action)[0]
@@ -156,6 +156,14 @@ class MuZero(PolicyAgent):
             other = torch.randint(len(self.one_hot), wild.shape, generator=self.noise, device=self.device)
             action = torch.where(wild, other, action)
         return self.one_hot[action].unsqueeze(1), carry
+
+    def seen(self, obs: Tensor) -> Tensor:
+        """Observations [..., D] as the networks see them: standard scores of the first data, squashed.
+
+        What is learned leads far from the first data. Unsquashed, an element that has grown by a factor would
+        drown all others in the first layer's LayerNorm.
+        """
+        return symlog(self.normalizer(obs))
 
     def think(self, latent: Tensor, noise: torch.Generator | None) -> Found:
         """Search from latents [B, Z]."""
@@ -205,7 +213,7 @@ class MuZero(PolicyAgent):
         rows = np.stack(index, 1)  # [B, T]; the last step of an episode is repeated
         valid = np.concatenate([one[:, None] > 0, rows[:, 1:] != rows[:, :-1]], 1)
         data = buffer.slices(rows.ravel()).to(self.device)
-        obs = self.normalizer(data.obs["vector"]).unflatten(0, rows.shape)
+        obs = self.seen(data.obs["vector"]).unflatten(0, rows.shape)
         action, reward, ended = (
             x.squeeze(1).unflatten(0, rows.shape) for x in (data.action, data.reward, data.terminated)
         )
