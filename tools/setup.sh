@@ -137,7 +137,9 @@ write_requirements() {  # .venv/requirements.txt and .venv/constraints.txt for t
   echo "numpy==$numpy" >> .venv/constraints.txt
 }
 
-pip_install() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --no-input --progress-bar off "$@"; }
+pip_install() {  # Python compiles what is used when it is first used: most of what is installed never is
+  PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --no-input --no-compile --progress-bar off "$@"
+}
 
 install_chosen_torch() {  # from the index in TORCH_INDEX_URL, for example PyTorch's own of CPU builds
   [ -n "${TORCH_INDEX_URL:-}" ] || return 0

@@ -1,32 +1,35 @@
-"""How much motion a model needs before it can be planned with, on the pendulum.
+"""How many episodes a model needs before it can be planned with, on the pendulum.
 
     python -m mbrl_bringup.few_data --out docs/results/few_data.json
 
-A whole episode (200 steps) of random motion is enough for each of them, so that what counts is how much less
-is: the model is fitted to the first N steps, and iCEM swings up from the same starts with each. `physics`
-begins with an MJCF whose rod has 0.4 kg, where it has 1 kg.
+The first episode is at random, the next ones are planned with what was learned; after each, the model is
+fitted and judged by episodes from starts that are the same for all. It has learned when their mean return is
+that of a solved pendulum. A run that was broken off goes on. `physics` begins with an MJCF whose rod has
+0.4 kg, where it has 1 kg.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mbrl_bringup.result import atomic_write, commit_id, machine_name
+from mbrl_bringup.lockstep import Growing, episode
+from mbrl_bringup.result import commit_id, machine_name
 from mbrl_dynamics.buffer import ReplayBuffer
 from mbrl_dynamics.config import build
 from mbrl_dynamics.interfaces import Budget, Model
 from mbrl_dynamics.models.with_task import WithTask
 from mbrl_dynamics.plugins import find
-from mbrl_dynamics.transition import Transition
+from mbrl_planner.agents.mpc import MPC
 from mbrl_planner.planners.icem import ICEM, ICEMConfig
+from mbrl_planner.small_worlds import chooser
 from mbrl_sim.simulator import Simulator
 from mbrl_sim.stranger import stranger
 from mbrl_sim.tasks.pendulum import Pendulum
@@ -38,106 +41,88 @@ MODELS: dict[str, dict[str, Any]] = {  # and what differs from their defaults
     "network": {},
 }
 SEARCH = {"horizon": 20, "candidates": 32, "iterations": 2}
-STEPS = (20, 35, 50, 75, 100, 200)
-STARTS = 3  # episodes that judge a model, begun alike for all
+FIT_STEPS = 3000  # gradient steps of a fit at most
+MOST = 6  # episodes, after which it is given up
+STARTS = 3  # episodes that judge a model
 SOLVED = -250.0  # mean return, as `mbrl demo --task pendulum` wants it
 WRONG = {"mass:rod": 0.4}  # [kg]
 
 
-def motion(seed: int) -> list[Transition]:
-    """A random episode of the pendulum."""
-    task = Pendulum()
-    simulator, rng = Simulator(task, seed), np.random.default_rng(seed)
-    states = [Transition(bytes(16), 0, 0, simulator.reset(), np.zeros(1), first=True)]
-    for k in range(1, task.max_steps + 1):
-        action = rng.uniform(task.spec.action_low, task.spec.action_high)
-        result = simulator.step(action)
-        states.append(Transition(bytes(16), 0, k, result.observation, action, result.reward))
-    return states
-
-
-def made(name: str, seed: int, folder: Path) -> Model:
+def made(name: str, seed: int) -> Model:
     """A model that has seen nothing."""
     kind = find("models", name)
-    begun = {"task": stranger(Pendulum, WRONG, folder)} if name == "physics" else {}
-    model: Model = kind(Pendulum().spec, build(kind.Config, MODELS[name]), seed=seed, **begun)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = {"task": stranger(Pendulum, WRONG, Path(folder))} if name == "physics" else {}
+        model: Model = kind(Pendulum().spec, build(kind.Config, MODELS[name]), seed=seed, **begun)
     return model
 
 
-def returns(model: Model, seed: int, starts: int = STARTS) -> list[float]:
-    """Of iCEM with a model, an episode from each start, side by side."""
-    task, noise = Pendulum(), torch.Generator().manual_seed(seed)
-    known, planner, guess = WithTask(model, task), ICEM(build(ICEMConfig, SEARCH)), None
-    worlds = [Simulator(task) for _ in range(starts)]
-    seen = np.stack([world.reset(seed=1000 + i) for i, world in enumerate(worlds)])
-    total = np.zeros(starts)
-    for _ in range(task.max_steps):
-        state = model.observe(None, None, {"vector": torch.from_numpy(seen).float()})
-        plan = planner.plan(known, state, guess, noise=noise)
-        guess, actions = plan.guess, task.spec.unscale_action(plan.actions[:, 0].numpy())
-        results = [world.step(action) for world, action in zip(worlds, actions, strict=True)]
-        seen = np.stack([result.observation for result in results])
-        total += [result.reward for result in results]
-    found: list[float] = total.tolist()
+def judged(model: Model, seed: int) -> list[float]:
+    """Returns of what iCEM does with a model, from starts that are the same for all."""
+    task, found = Pendulum(), list[float]()
+    for start in range(STARTS):
+        agent = MPC(ICEM(build(ICEMConfig, SEARCH)), WithTask(model, task), seed=seed)
+        choose = chooser(agent, task.spec, np.random.default_rng(seed), explore=False)
+        found.append(episode(Simulator(task), choose, seed=1_000_000 + start))
     return found
 
 
-def measure(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    """One point."""
-    model, buffer, begin = made(name, seed, folder), ReplayBuffer(Pendulum().spec), time.monotonic()
-    for state in motion(seed)[: steps + 1]:
-        buffer.add(state)
-    model.fit(buffer, Budget())
-    fitted = time.monotonic() - begin
-    got = returns(model, seed)
-    return {
-        "model": name,
-        "seed": seed,
-        "steps": steps,
-        "returns": [round(r, 1) for r in got],
-        "mean": round(float(np.mean(got)), 1),
-        "fit_s": round(fitted, 1),
-        "wall_s": round(time.monotonic() - begin, 1),
-    }
-
-
-def enough(rows: list[dict[str, Any]], name: str, seed: int) -> int | None:
-    """Fewest steps from which on the model solves the pendulum with all that were tried; None = none."""
-    mine = sorted((row["steps"], row["mean"]) for row in rows if (row["model"], row["seed"]) == (name, seed))
-    found = None
-    for steps, mean in reversed(mine):
-        if mean < SOLVED:
+def learned(name: str, seed: int) -> dict[str, Any]:
+    """Learn until the pendulum is solved, or given up: the returns by which each fit was judged."""
+    model, task, begin = made(name, seed), Pendulum(), time.process_time()
+    world, buffer = Simulator(task), ReplayBuffer(task.spec)
+    agent = MPC(ICEM(build(ICEMConfig, SEARCH)), seed=seed)
+    choose = chooser(agent, task.spec, np.random.default_rng(seed), explore=True)
+    returns: list[list[float]] = []
+    for number in range(MOST):
+        episode(world, choose, seed=1000 * (seed + 1) + number, hear=buffer.add, number=number)
+        model.fit(buffer, Budget(FIT_STEPS))
+        agent.swap(WithTask(model, task))
+        returns.append(judged(model, seed))
+        if np.mean(returns[-1]) >= SOLVED:
             break
-        found = steps
-    return found
+    solved = np.mean(returns[-1]) >= SOLVED
+    told = {"model": name, "seed": seed, "episodes": len(returns) if solved else None, "returns": returns}
+    return {**told, "cpu_s": round(time.process_time() - begin, 1)}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Episodes until it was solved, a model a row, as Markdown."""
+    seeds = sorted({row["seed"] for row in result["runs"]})
+    lines = [f"| | {' | '.join(f'seed {seed}' for seed in seeds)} |", "|---" * (len(seeds) + 1) + "|"]
+    for name in MODELS:
+        mine = {row["seed"]: row["episodes"] for row in result["runs"] if row["model"] == name}
+        told = [str(mine.get(seed) or f"not in {MOST}") if seed in mine else "–" for seed in seeds]
+        lines.append(f"| `{name}` | {' | '.join(told)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="how much motion a model needs, on the pendulum")
+    parser = argparse.ArgumentParser(description="how many episodes a model needs, on the pendulum")
     parser.add_argument("--out", type=Path, default=Path("docs/results/few_data.json"), help="file to write")
-    parser.add_argument("--seeds", type=int, default=3, help="of motion, models and plans")
+    parser.add_argument("--seeds", type=int, default=5, help="of data, models and plans")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    begin, rows = time.monotonic(), list[dict[str, Any]]()
-    with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
-            for seed in range(options.seeds):
-                for steps in STEPS:
-                    rows.append(measure(name, seed, steps, Path(folder)))
-                    print(json.dumps(rows[-1]), flush=True)
-    result = {
+    settings = {
         "task": "pendulum",
         "solved": SOLVED,
         "models": MODELS,
         "search": SEARCH,
-        "enough_steps": {name: [enough(rows, name, s) for s in range(options.seeds)] for name in MODELS},
-        "rows": rows,
-        "wall_s": round(time.monotonic() - begin, 1),
-        "commit": commit_id(),
-        "machine": machine_name(),
+        "fit_steps": FIT_STEPS,
+        "most": MOST,
+        "starts": STARTS,
+        "wrong": WRONG,
     }
-    atomic_write(options.out, json.dumps(result, indent=1) + "\n")
+    results = Growing(options.out, settings, "runs", commit=commit_id(), machine=machine_name())
+    for seed in range(options.seeds):
+        for name in MODELS:
+            if results.find(model=name, seed=seed) is None:
+                results.add(learned(name, seed))
+                print(results.rows[-1], flush=True)
+    results.write()
+    print(table(results.content))
+    results.publish(table(results.content))
 
 
 if __name__ == "__main__":

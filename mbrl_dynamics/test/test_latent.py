@@ -480,6 +480,7 @@ def state_errors(belief: tuple[Gaussian, ...], hidden: np.ndarray) -> list[float
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_hindsight_knows_the_hidden_state_better_than_the_filter_that_acts() -> None:
     """Measured: smoother 0.120 m and 0.136 m/s, the filter that acts for it 0.168 and 0.161; the best there

@@ -76,21 +76,25 @@ def fork():
     )
 
 
-def fitted(fork, components: int) -> Ensemble:
+def fitted(fork, components: int, steps: int = 5000) -> Ensemble:
     config = EnsembleConfig(
         members=2, elites=2, hidden=(32, 32), components=components, learning_rate=3e-3, patience=100
     )
     model = Ensemble(FORK, config)
-    model.fit(fork, Budget(5000))
+    model.fit(fork, Budget(steps))
     return model
 
 
-def test_two_outcomes_need_two_components(fork) -> None:
+@pytest.fixture(scope="module")
+def two(fork) -> Ensemble:
+    return fitted(fork, 2)
+
+
+def test_two_outcomes_need_two_components(fork, two) -> None:
     """Two mutations that fail it: components that are drawn alike, or only the first."""
     score, draws = {}, {}
     obs, action = torch.zeros(4000, 1), torch.zeros(4000, 1)
-    for components in (1, 2):
-        model = fitted(fork, components)
+    for components, model in ((1, fitted(fork, 1)), (2, two)):
         with torch.no_grad():
             batch = fork.all()
             score[components] = float(model(*model.targets(batch)[:2]).nll(model.targets(batch)[2]).mean())
@@ -99,17 +103,15 @@ def test_two_outcomes_need_two_components(fork) -> None:
             mean = model.step(EnsembleState(obs[:1]), action[:1]).obs
         assert float(mean) == pytest.approx(0.4, abs=0.15), "the mean of both outcomes"
     assert score[2] < score[1] - 2.0, "twice the negative log likelihood"
-    two = draws[2]
-    assert (np.abs(np.abs(two) - 1.0) < 0.3).mean() > 0.95, "each draw is one of the outcomes"
-    assert (two > 0).mean() == pytest.approx(0.7, abs=0.07)
+    assert (np.abs(np.abs(draws[2]) - 1.0) < 0.3).mean() > 0.95, "each draw is one of the outcomes"
+    assert (draws[2] > 0).mean() == pytest.approx(0.7, abs=0.07)
     assert (np.abs(np.abs(draws[1]) - 1.0) < 0.3).mean() < 0.6, "one Gaussian lies between them"
 
 
-def test_both_ways_to_imagine_draw_both_outcomes(fork) -> None:
-    model = fitted(fork, 2)
+def test_both_ways_to_imagine_draw_both_outcomes(two) -> None:
     state, plans = EnsembleState(torch.zeros(1, 1)), torch.zeros(1, 500, 1, 1)
     with torch.no_grad():
-        rollout = model.imagine(
+        rollout = two.imagine(
             state, plans, particles=2, noise=torch.Generator().manual_seed(0), keep=("obs",)
         )
     after = rollout.obs[..., -1, 0].flatten()
@@ -118,7 +120,7 @@ def test_both_ways_to_imagine_draw_both_outcomes(fork) -> None:
 
 
 def test_new_normalisers_leave_all_components_alone(fork) -> None:
-    model = fitted(fork, 3)
+    model = fitted(fork, 3, steps=300)
     other = record(lambda o, a: 0.9 * o + 3.0, FORK, episodes=3, steps=20, start=5.0)
     state, action = EnsembleState(torch.tensor([[0.3], [-2.0]])), torch.tensor([[0.5], [0.0]])
     predictions = []

@@ -27,6 +27,7 @@ from mbrl_planner.small_worlds import (
 SMALL = LatentConfig(latent=6, hidden=(32,), length=12, rewards=True, batch_size=64, learning_rate=4e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_finds_a_hidden_velocity_and_plans_with_it() -> None:
     """Twelve random episodes, then three that it plans itself; LQR, which sees the velocity, scores 1, and

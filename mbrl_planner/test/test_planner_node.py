@@ -36,7 +36,7 @@ from mbrl_dynamics.ros.testing import (
 )
 from mbrl_dynamics.spec import Spec
 from mbrl_msgs.action import Reset, RunEpisodes
-from mbrl_msgs.msg import Action, ModelStatus, ModelUpdate, Plan, State
+from mbrl_msgs.msg import Action, ModelStatus, ModelUpdate, Plan, State, WorldStatus
 from mbrl_msgs.msg import Spec as SpecMsg
 from mbrl_msgs.srv import ComputePlan
 
@@ -383,6 +383,7 @@ def test_a_world_that_did_not_hear_the_reset_is_asked_again():
             )
         )
         eventually(server.done, "no action server")
+        me.publisher(WorldStatus, "world_status", LATCHED_QOS).publish(WorldStatus(listeners=9))
         result = Client(me, planner).send(episodes=1, mode=RunEpisodes.Goal.RANDOM, seed=4).result()
         assert (result.error_code, result.error_msg) == (
             RunEpisodes.Result.RESET_FAILED,
