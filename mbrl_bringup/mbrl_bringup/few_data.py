@@ -2,10 +2,10 @@
 
     python -m mbrl_bringup.few_data --out docs/results/few_data.json
 
-The first episode is at random, the next ones are planned with what was learned; after each, the model is
-fitted and judged by episodes from starts that are the same for all. It has learned when their mean return is
-that of a solved pendulum. A run that was broken off goes on. `physics` begins with an MJCF whose rod has
-0.4 kg, where it has 1 kg.
+The first episode is at random, the next ones are planned with what was learned. They are short, or the first
+would be enough for all. After each, the model is fitted, and judged by whole episodes from starts that are
+the same for all: it has learned when their mean return is that of a solved pendulum. A run that was broken
+off goes on. `physics` begins with an MJCF whose rod has 0.4 kg, where it has 1 kg.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ MODELS: dict[str, dict[str, Any]] = {  # and what differs from their defaults
 }
 SEARCH = {"horizon": 20, "candidates": 32, "iterations": 2}
 FIT_STEPS = 3000  # gradient steps of a fit at most
-MOST = 6  # episodes, after which it is given up
-STARTS = 3  # episodes that judge a model
+STEPS = 50  # of an episode of learning: 2.5 s
+MOST = 8  # episodes, after which it is given up
+STARTS = 3  # whole episodes that judge a model
 SOLVED = -250.0  # mean return, as `mbrl demo --task pendulum` wants it
 WRONG = {"mass:rod": 0.4}  # [kg]
 
@@ -70,6 +71,7 @@ def judged(model: Model, seed: int) -> list[float]:
 def learned(name: str, seed: int) -> dict[str, Any]:
     """Learn until the pendulum is solved, or given up: the returns by which each fit was judged."""
     model, task, begin = made(name, seed), Pendulum(), time.process_time()
+    task.max_steps = STEPS
     world, buffer = Simulator(task), ReplayBuffer(task.spec)
     agent = MPC(ICEM(build(ICEMConfig, SEARCH)), seed=seed)
     choose = chooser(agent, task.spec, np.random.default_rng(seed), explore=True)
@@ -110,6 +112,7 @@ def main() -> None:
         "models": MODELS,
         "search": SEARCH,
         "fit_steps": FIT_STEPS,
+        "steps": STEPS,
         "most": MOST,
         "starts": STARTS,
         "wrong": WRONG,
