@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from mbrl_dynamics.errors import UserError
 from mbrl_dynamics.interfaces import Budget
 from mbrl_dynamics.models import pathwise
 from mbrl_dynamics.models.gp import GP, GPConfig, GPState
-from mbrl_dynamics.models.pathwise import Functions, Kernel, cholesky, condition, learn_kernel
+from mbrl_dynamics.models.pathwise import (
+    Functions,
+    Kernel,
+    cholesky,
+    condition,
+    inducing_points,
+    learn_kernel,
+)
 from mbrl_dynamics.snapshot import pack, restore
 from mbrl_dynamics.testing import PointMass, point_mass_spec, record
 
@@ -22,7 +30,7 @@ KERNEL = Kernel(
     torch.tensor([0.01, 0.04], dtype=torch.float64),
 )
 DRAWS, FEATURES = 1000, 4000  # so many that their errors are small
-SMALL = GPConfig(points=60, features=32, steps=40)
+SMALL = GPConfig(points=60, features=32, steps=40, propagation="tsinf")
 
 
 def data(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,6 +105,33 @@ def test_few_points_are_nearly_as_good_as_all() -> None:
     assert float(few_std / std) == pytest.approx(1.0, abs=0.3)
 
 
+def left(x: torch.Tensor, z: torch.Tensor) -> np.ndarray:
+    """Share of the prior variances that values at z leave at x, over the outputs."""
+    total = np.zeros(len(x))
+    for d in range(2):
+        gain = np.linalg.solve(covariance(d, z.numpy(), z.numpy()), covariance(d, z.numpy(), x.numpy()))
+        known = (gain * covariance(d, z.numpy(), x.numpy())).sum(0)
+        total += 1.0 - known / float(KERNEL.amplitude[d])
+    return total
+
+
+def test_inducing_points_are_where_most_is_left() -> None:
+    """Two mutations that fail it: the first points as they come, one output of two."""
+    x, _ = data(300)
+    points = inducing_points(KERNEL, x, 12)
+    for count in range(1, 12):
+        rest = left(x, points[:count])
+        assert rest[(x == points[count]).all(1).numpy()] == pytest.approx(rest.max(), abs=1e-8)
+    every = inducing_points(KERNEL, x, 60)
+    assert left(x, every).mean() < 0.5 * left(x, x[:60]).mean()
+
+
+def test_what_is_the_same_is_no_inducing_point_twice() -> None:
+    x, _ = data(5)
+    points = inducing_points(KERNEL, x.repeat(20, 1), 12)
+    assert len(points) == 5 and {tuple(z) for z in points.tolist()} == {tuple(z) for z in x.tolist()}
+
+
 def test_kernel_finds_noise_and_what_does_not_matter() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(150, 3, generator=generator, dtype=torch.float64)
@@ -146,6 +181,23 @@ def test_particles_keep_their_function() -> None:
     torch.testing.assert_close(rollout.obs[0, 0, :, -1, 0], 16 * drift.float(), rtol=1e-4, atol=1e-4)
     assert float(rollout.disagreement[0, 0, 0]) == pytest.approx(float(drift.std()) / 2, rel=1e-3)
     assert torch.equal(rollout.last.draw[0, 0], torch.arange(SMALL.draws))
+
+
+def test_expectation_follows_the_mean_and_is_no_surer_of_it(buffer, model) -> None:
+    mean = GP(point_mass_spec(), replace(SMALL, propagation="expectation"))
+    mean.load_state_dict(model.state_dict())
+    state, plans = GPState(torch.tensor([[0.5, -0.2]])), torch.full((1, 3, 4, 1), 0.3)
+    with torch.no_grad():
+        rollout = mean.imagine(state, plans, particles=5, keep=("obs",))
+        for t in range(4):
+            prediction = model.step(state, plans[:, 0, t])  # without noise: the posterior mean
+            state = prediction.state
+            torch.testing.assert_close(rollout.obs[0, :, 0, t + 1], state.obs.expand(3, -1))
+            torch.testing.assert_close(rollout.disagreement[0, :, t], prediction.disagreement.expand(3))
+        many = GPState(torch.full((4000, 2), 3.0))
+        drawn = mean.step(many, torch.zeros(4000, 1), torch.Generator().manual_seed(0)).obs
+    noise = model.delta_normalizer.std * model.noise.sqrt().float()
+    torch.testing.assert_close(drawn.var(0), noise.square(), rtol=0.1, atol=1e-6)
 
 
 def test_a_state_without_a_function_draws_one_where_there_is_noise(model) -> None:

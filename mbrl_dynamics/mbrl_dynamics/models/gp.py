@@ -1,15 +1,17 @@
 """Gaussian processes, one for each observation element: PILCO's model (Deisenroth and Rasmussen, 2011,
 https://dl.acm.org/doi/10.5555/3104482.3104541). It learns from little data, and knows what it does not know.
 
-Particles follow whole functions drawn from the posterior: values drawn anew at each step would average away
-what is not known.
+What is imagined follows the posterior mean, and how far functions drawn from the posterior lie apart tells
+what is not known. With `tsinf` each particle follows one of them; values drawn anew at each step would
+average away what is not known. Few inducing points leave more open than the data do, and plans then heed
+doubts that nobody needs to have: on the cart-pole, with 100 points, the mean swings up where they do not.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from mbrl_dynamics.interfaces import Budget, Capabilities, Noise, Policy
 from mbrl_dynamics.models.holdout import holdout_error
 from mbrl_dynamics.models.normalizer import Normalizer
 from mbrl_dynamics.models.observed import project
-from mbrl_dynamics.models.pathwise import Functions, condition, learn_kernel
+from mbrl_dynamics.models.pathwise import CANDIDATES, Functions, condition, inducing_points, learn_kernel
 from mbrl_dynamics.spec import Spec
 from mbrl_dynamics.trainer import fitted_steps
 from mbrl_dynamics.types import Metrics, Prediction, Rollout
@@ -36,9 +38,11 @@ class GPConfig:
     points: Annotated[
         int, Field(ge=2, le=1000, description="inducing points; with up to so many transitions, exact [1]")
     ] = 300
-    draws: Annotated[
-        int, Field(ge=2, le=256, description="functions drawn from the posterior, one a particle [1]")
-    ] = 4
+    draws: Annotated[int, Field(ge=2, le=256, description="functions drawn from the posterior [1]")] = 4
+    propagation: Annotated[
+        Literal["expectation", "tsinf"],
+        Field(description="plans follow the mean, or each particle the function drawn for it (tsinf)"),
+    ] = "expectation"
     features: Annotated[
         int, Field(ge=16, le=4096, description="random frequencies that a draw is made of [1]")
     ] = 128
@@ -68,9 +72,9 @@ class GP(nn.Module):
     """A Gaussian process with a squared exponential kernel for the change of each observation element.
 
     Inputs and changes are standardised; far from all data the mean change is predicted. Length scales and
-    noise are those of the largest evidence of at most `points` transitions, drawn at random; with more, these
-    are the inducing points through which the posterior is conditioned on all. What a fit leaves are sums of
-    functions (see pathwise.py), so that a prediction is a few matrix products.
+    noise are those of the largest evidence of at most `points` transitions, drawn at random; with more, the
+    posterior is conditioned on all through as many inducing points. What a fit leaves are sums of functions
+    (see pathwise.py), so that a prediction is a few matrix products.
 
     Args:
         spec: the interface whose dynamics are learned.
@@ -127,7 +131,8 @@ class GP(nn.Module):
             )
         x, y = self._data(buffer)
         generator = torch.Generator().manual_seed(int(self.seed))
-        some = torch.randperm(len(x), generator=generator)[: c.points]
+        order = torch.randperm(len(x), generator=generator)
+        some = order[: c.points]
         kernel, metrics = learn_kernel(
             x[some],
             y[some],
@@ -137,10 +142,13 @@ class GP(nn.Module):
             budget=budget,
             progress=progress,
         )
-        weight, raised = condition(kernel, x, y, x[some], self.frequency, c.draws, generator)
+        points = x[some]
+        if len(x) > c.points:
+            points = inducing_points(kernel, x[order[:CANDIDATES]], c.points)
+        weight, raised = condition(kernel, x, y, points, self.frequency, c.draws, generator)
         self.scale.copy_(kernel.scale)
         self.noise.copy_(kernel.noise)
-        self.points.zero_()[: len(some)] = x[some]
+        self.points.zero_()[: len(points)] = points
         self.weight.zero_()[:, : weight.shape[1]] = weight
         return {
             **metrics,
@@ -194,8 +202,8 @@ class GP(nn.Module):
     def step(self, state: GPState, action: Tensor, noise: Noise = None) -> Prediction:
         """One step of each state's own function; without one, of the posterior mean.
 
-        With `noise`, the outcome is drawn, and so is the function where the state names none. Disagreement is
-        the deviation of all drawn functions, in standard scores of the data.
+        With `noise`, the outcome is drawn, and so is the function where the state names none, unless the mean
+        is followed. Disagreement is the deviation of all drawn functions, in standard scores of the data.
         """
         shape, size = state.obs.shape[:-1], self.spec.observation_dim
         obs = state.obs.reshape(-1, size)
@@ -204,7 +212,7 @@ class GP(nn.Module):
         scale = self.delta_normalizer.std
         spread = values[..., :-1].std(-1).T * (scale / self.input_normalizer.std[:size])
         draw = None if state.draw is None else state.draw.reshape(-1)
-        if draw is None and noise is not None:
+        if draw is None and noise is not None and self.config.propagation == "tsinf":
             draw = integers(self.config.draws, (len(obs),), noise, obs.device)
         if draw is None:
             change = values[..., -1].T
@@ -226,12 +234,17 @@ class GP(nn.Module):
         noise: Noise = None,
         keep: Collection[str] = (),
     ) -> Rollout:
-        """Roll candidates [B, N, H, A] through the drawn functions, each particle through one of its own."""
-        return imagine_by_steps(self, state, actions, particles or self.config.draws, horizon, noise, keep)
+        """Roll candidates [B, N, H, A] through the drawn functions, each particle through one of its own, or
+        a single one through the mean.
+        """
+        count = particles or self.config.draws if self.config.propagation == "tsinf" else 1
+        return imagine_by_steps(self, state, actions, count, horizon, noise, keep)
 
     def spread(self, state: GPState, particles: int) -> GPState:
-        """The state [B, D] as particles [B, P, D], each with the function that it keeps."""
-        draw = torch.arange(particles).remainder(self.config.draws).expand(len(state.obs), -1)
+        """The state [B, D] as particles [B, P, D], each with the function that it keeps, if it does."""
+        draw = None
+        if self.config.propagation == "tsinf":
+            draw = torch.arange(particles).remainder(self.config.draws).expand(len(state.obs), -1)
         return GPState(state.obs.unsqueeze(1).expand(-1, particles, -1), draw)
 
     def feature(self, state: GPState) -> Tensor:

@@ -24,6 +24,8 @@ from mbrl_dynamics.types import Metrics
 JITTER = 1e-8  # on the diagonal of a matrix, relative to it; ten times more as often as that is not enough
 RAISES = 6  # how often
 CHUNK = 1024  # transitions that are conditioned on at a time
+CANDIDATES = 4096  # inducing points are chosen among so many transitions
+KNOWN = 1e-8  # a share of the prior variance below which nothing is left to choose
 REPORT_EVERY = 10  # steps between two calls of `progress`
 
 
@@ -75,6 +77,31 @@ class Functions:
 def waves(phase: Tensor) -> Tensor:
     """Cosines and sines [..., 2 F] of phases [..., F]; the squares of each pair add up to one."""
     return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
+
+
+def inducing_points(kernel: Kernel, x: Tensor, count: int) -> Tensor:
+    """Inputs [M, I] of [N, I], M ≤ count, each where those before it leave the largest variance (Burt et al.,
+    2020, section 4.2, https://jmlr.org/papers/v21/19-1015.html): a Cholesky factorisation with pivots.
+
+    Of several outputs, the shares of their prior variances that are left are added up. What many transitions
+    have in common is told by a few of them; drawn at random, most points would tell it again.
+    """
+    share = kernel._replace(amplitude=torch.ones_like(kernel.amplitude))
+    left = x.new_ones(len(kernel.scale), len(x))
+    factor = x.new_zeros(len(kernel.scale), count, len(x))
+    chosen: list[int] = []
+    while len(chosen) < count:
+        total = left.sum(0)
+        best, row = int(total.argmax()), len(chosen)
+        if total[best] < KNOWN * len(left):
+            break
+        before = factor[:, :row]
+        column = share(x[best : best + 1], x)[:, 0] - (before[..., best, None] * before).sum(1)
+        factor[:, row] = column / left[:, best, None].clamp(min=KNOWN).sqrt()
+        left = (left - factor[:, row].square()).clamp(min=0.0)
+        left[:, best] = 0.0
+        chosen.append(best)
+    return x[chosen]
 
 
 def condition(
