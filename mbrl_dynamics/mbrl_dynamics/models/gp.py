@@ -2,16 +2,16 @@
 https://dl.acm.org/doi/10.5555/3104482.3104541). It learns from little data, and knows what it does not know.
 
 What is imagined follows the posterior mean, and how far functions drawn from the posterior lie apart tells
-what is not known. With `tsinf` each particle follows one of them; values drawn anew at each step would
-average away what is not known. Few inducing points leave more open than the data do, and plans then heed
-doubts that nobody needs to have: on the cart-pole, with 100 points, the mean swings up where they do not.
+what is not known. Where several particles are asked for, each follows one of these functions: values drawn
+anew at each step would average away what is not known. It is not the default, since few inducing points leave
+more open than the data do: on the cart-pole, with 100 points, the mean swings up where two particles do not.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,6 @@ class GPConfig:
         int, Field(ge=2, le=1000, description="inducing points; with up to so many transitions, exact [1]")
     ] = 300
     draws: Annotated[int, Field(ge=2, le=256, description="functions drawn from the posterior [1]")] = 4
-    propagation: Annotated[
-        Literal["expectation", "tsinf"],
-        Field(description="plans follow the mean, or each particle the function drawn for it (tsinf)"),
-    ] = "expectation"
     features: Annotated[
         int, Field(ge=16, le=4096, description="random frequencies that a draw is made of [1]")
     ] = 128
@@ -202,8 +198,8 @@ class GP(nn.Module):
     def step(self, state: GPState, action: Tensor, noise: Noise = None) -> Prediction:
         """One step of each state's own function; without one, of the posterior mean.
 
-        With `noise`, the outcome is drawn, and so is the function where the state names none, unless the mean
-        is followed. Disagreement is the deviation of all drawn functions, in standard scores of the data.
+        With `noise`, the outcome is drawn, and so is the function where the state names none. Disagreement is
+        the deviation of all drawn functions, in standard scores of the data.
         """
         shape, size = state.obs.shape[:-1], self.spec.observation_dim
         obs = state.obs.reshape(-1, size)
@@ -212,7 +208,7 @@ class GP(nn.Module):
         scale = self.delta_normalizer.std
         spread = values[..., :-1].std(-1).T * (scale / self.input_normalizer.std[:size])
         draw = None if state.draw is None else state.draw.reshape(-1)
-        if draw is None and noise is not None and self.config.propagation == "tsinf":
+        if draw is None and noise is not None:
             draw = integers(self.config.draws, (len(obs),), noise, obs.device)
         if draw is None:
             change = values[..., -1].T
@@ -234,16 +230,16 @@ class GP(nn.Module):
         noise: Noise = None,
         keep: Collection[str] = (),
     ) -> Rollout:
-        """Roll candidates [B, N, H, A] through the drawn functions, each particle through one of its own, or
-        a single one through the mean.
+        """Roll candidates [B, N, H, A] through the mean; several particles, as by default with `noise`, each
+        through a drawn function of its own.
         """
-        count = particles or self.config.draws if self.config.propagation == "tsinf" else 1
+        count = particles or (1 if noise is None else self.config.draws)
         return imagine_by_steps(self, state, actions, count, horizon, noise, keep)
 
     def spread(self, state: GPState, particles: int) -> GPState:
-        """The state [B, D] as particles [B, P, D], each with the function that it keeps, if it does."""
+        """The state [B, D] as particles [B, P, D], each with the function that it keeps; one has the mean."""
         draw = None
-        if self.config.propagation == "tsinf":
+        if particles > 1:
             draw = torch.arange(particles).remainder(self.config.draws).expand(len(state.obs), -1)
         return GPState(state.obs.unsqueeze(1).expand(-1, particles, -1), draw)
 
