@@ -114,6 +114,11 @@ def test_risk_and_caution_decide_whether_to_gamble(planner, options, bets):
     assert (total > 1.0) == bets and (bets or total < 0.7)
 
 
+def test_a_worst_share_needs_several_futures():
+    with pytest.raises(UserError, match=r"a single imagined future: set particles to 2 or more"):
+        ICEM(ICEMConfig(worst_share=0.2)).plan(PointMass(), START, noise=seeded())
+
+
 def test_caution_needs_members_that_can_disagree():
     with pytest.raises(UserError, match="no members that could disagree"):
         ICEM(ICEMConfig(caution=1.0)).plan(Gamble(disagree=False), START)

@@ -106,10 +106,18 @@ def wary(returns: Tensor, rollout: Rollout, caution: float) -> Tensor:
 def worst_mean(returns: Tensor, share: float) -> Tensor:
     """Mean of the worst share of returns [..., P]: conditional value at risk, [...] (Rockafellar and Uryasev,
     2000, for a sample; a future that is only partly within the share counts by that part).
+
+    Raises:
+        UserError: a single future has no worst share.
     """
     if share == 1.0:
         return returns.mean(-1)
     particles = returns.shape[-1]
+    if particles == 1:
+        raise UserError(
+            f"worst_share is {share}, but a candidate has a single imagined future: "
+            "set particles to 2 or more with a model that draws them, or worst_share to 1"
+        )
     count = max(share * particles, 1.0)
     weight = (count - torch.arange(particles, device=returns.device)).clamp(0.0, 1.0) / count
     return (returns.sort(-1).values * weight).sum(-1)
