@@ -42,8 +42,8 @@ MODELS: dict[str, dict[str, Any]] = {  # and what differs from their defaults
 }
 SEARCH = {"horizon": 20, "candidates": 32, "iterations": 2}
 FIT_STEPS = 3000  # gradient steps of a fit at most
-STEPS = 50  # of an episode of learning: 2.5 s
-MOST = 8  # episodes, after which it is given up
+STEPS = 20  # of an episode of learning: 1 s
+MOST = 12  # episodes, after which it is given up
 STARTS = 3  # whole episodes that judge a model
 SOLVED = -250.0  # mean return, as `mbrl demo --task pendulum` wants it
 WRONG = {"mass:rod": 0.4}  # [kg]

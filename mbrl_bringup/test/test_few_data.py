@@ -21,4 +21,4 @@ def test_the_table_tells_what_was_solved_given_up_and_not_run() -> None:
     ]
     lines = table({"runs": runs}).splitlines()
     assert lines[0] == "| | seed 0 | seed 1 |"
-    assert lines[2:4] == ["| `physics` | – | 1 |", "| `gp` | 2 | not in 8 |"]
+    assert lines[2:4] == ["| `physics` | – | 1 |", "| `gp` | 2 | not in 12 |"]
