@@ -253,6 +253,21 @@ def test_an_element_far_from_the_first_data_drowns_no_other() -> None:
     assert away > 0.2 * near  # without squashing 0.06
 
 
+def test_scores_are_measured_anew_when_the_data_have_doubled() -> None:
+    it, buffer = agent(), buffer_of("terminated", "truncated")  # 8 steps of a y from 0 to 3
+    it.learn(buffer, None, 1)
+    assert int(it.measured) == 8 and it.normalizer.mean[1] == pytest.approx(1.5)
+    for k, y in enumerate(range(100, 109)):
+        obs = np.array([0.0, float(y)])
+        buffer.add(Transition(bytes(16), 2, k, obs, np.array([0]), 0.0, first=k == 0))
+        before = it.normalizer.mean.clone()
+        it.learn(buffer, None, 1)
+        assert torch.equal(it.normalizer.mean, before) == (k < 8)
+    again = MuZero(SPEC, SMALL)
+    again.load_state_dict(it.state_dict())
+    assert int(again.measured) == 16
+
+
 def test_it_explores_as_often_as_it_is_told() -> None:
     it = agent(exploration=0.5)
     it.slow.prediction.layers[-1].bias.data[:3] = torch.tensor([0.0, 50.0, 0.0])  # sure of itself

@@ -128,11 +128,13 @@ class MuZero(PolicyAgent):
     Config = MuZeroConfig
     kinds = (DISCRETE,)
     one_hot: Tensor
+    measured: Tensor
 
     def __init__(self, spec: Spec, config: Any = None, *, seed: int = 0, device: str = "cpu") -> None:
         super().__init__(spec, config, seed=seed, device=device)
         c, actions = self.config, spec.inner_action_dim
         self.normalizer = Normalizer(spec.observation_dim)
+        self.register_buffer("measured", torch.tensor(0))  # how many data the normalizer knows
         self.networks = MuZeroNetworks(spec.observation_dim, actions, c.latent, c.hidden, c.bins, c.largest)
         self.slow = copy.deepcopy(self.networks).requires_grad_(False)
         self.search = GumbelSearch(c.simulations, c.considered, c.value_scale)
@@ -158,10 +160,11 @@ class MuZero(PolicyAgent):
         return self.one_hot[action].unsqueeze(1), carry
 
     def seen(self, obs: Tensor) -> Tensor:
-        """Observations [..., D] as the networks see them: standard scores of the first data, squashed.
+        """Observations [..., D] as the networks see them: standard scores, squashed.
 
-        What is learned leads far from the first data. Unsquashed, an element that has grown by a factor would
-        drown all others in the first layer's LayerNorm.
+        What is learned leads far from the first data, and an element that has grown by a factor would drown
+        all others in the first layer's LayerNorm. So the scores are measured anew whenever the data have
+        doubled, and what is far until then is squashed.
         """
         return symlog(self.normalizer(obs))
 
@@ -192,8 +195,9 @@ class MuZero(PolicyAgent):
 
     def learn(self, buffer: ReplayBuffer, model: Model | None, count: int) -> Metrics:
         """Make `count` gradient steps; returns the means of what is measured."""
-        if not self.updates:
+        if len(buffer) >= 2 * int(self.measured):
             self.normalizer.measure(buffer.all().obs["vector"][:, 0].to(self.device))
+            self.measured.fill_(len(buffer))
         c, totals = self.config, dict[str, Tensor]()
         for _ in range(count):
             drawn = torch.randint(len(buffer), (c.batch_size,), generator=self.generator, device=self.device)
