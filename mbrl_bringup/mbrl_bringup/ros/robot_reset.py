@@ -15,6 +15,8 @@ from mbrl_dynamics.ros.convert import world_id_field
 from mbrl_dynamics.ros.node import BaseNode
 from mbrl_msgs.action import Reset
 
+ACQUAINTED = 0.5  # a driver known for so long knows us, too; before, its answer may reach nobody [s]
+
 
 class ResetServer:
     """One reset at a time; a newer one takes the place of an older. Nothing waits inside a callback.
@@ -32,6 +34,7 @@ class ResetServer:
         self._phase = ""
         self._confirmed = False
         self._called = True  # the driver was asked to bring the robot home
+        self._known = math.inf  # since when its service has been there, steady clock [s]
         self._home = node.create_client(Trigger, self._begin.service) if self._begin.by == "service" else None
         node.create_service(Trigger, "confirm", self._on_confirm)
         self._server = ActionServer(
@@ -114,6 +117,11 @@ class ResetServer:
     def _call(self) -> None:
         """Ask the driver to bring the robot home, if it is there."""
         if self._home is None or not self._home.service_is_ready():
+            self._known = math.inf
+            return
+        now = time.monotonic()
+        self._known = min(self._known, now)
+        if now - self._known < ACQUAINTED:
             return
         self._called = True
         number = self._asked
