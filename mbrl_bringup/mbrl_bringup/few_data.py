@@ -81,9 +81,8 @@ def learned(name: str, seed: int) -> dict[str, Any]:
         model.fit(buffer, Budget(FIT_STEPS))
         agent.swap(WithTask(model, task))
         returns.append(judged(model, seed))
-        if np.mean(returns[-1]) >= SOLVED:
+        if solved := bool(np.mean(returns[-1]) >= SOLVED):
             break
-    solved = np.mean(returns[-1]) >= SOLVED
     told = {"model": name, "seed": seed, "episodes": len(returns) if solved else None, "returns": returns}
     return {**told, "cpu_s": round(time.process_time() - begin, 1)}
 

@@ -27,7 +27,8 @@ def _one_thread():
 
 @pytest.mark.parametrize("name", names("planners"))
 def test_contract(name):
-    few = {"rrt": {"candidates": 50}, "mcts": {"simulations": 40}}.get(name, {})  # a tree for each step
+    # a tree for each step takes its time
+    few = {"rrt": {"candidates": 50}, "mcts": {"simulations": 40}}.get(name, {})
     planner = find("planners", name)
     check_planner(lambda: planner(planner.Config(**few)))
 
